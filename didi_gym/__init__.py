@@ -1,0 +1,51 @@
+"""Pretrained skills for reinforcement learning: turn any Gymnasium environment into a skill-action environment."""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from didi_gym.version import __version__
+
+if TYPE_CHECKING:
+    from didi_gym.config import DynamicsConfig, Layout, PriorConfig, SkillConfig
+    from didi_gym.data import TrajectoryDataset
+    from didi_gym.diffusion import DiffusionPrior
+    from didi_gym.evaluation import evaluate_skills
+    from didi_gym.hub import SkillPolicyHubError, list_pretrained
+    from didi_gym.policy import SkillPolicy
+    from didi_gym.registration import make
+    from didi_gym.skills import SkillSpace
+    from didi_gym.training import train_dynamics, train_prior, train_skills
+    from didi_gym.wrappers.single import SkillActionWrapper
+
+_HOMES = {
+    "DiffusionPrior": "diffusion",
+    "DynamicsConfig": "config",
+    "Layout": "config",
+    "PriorConfig": "config",
+    "SkillActionWrapper": "wrappers.single",
+    "SkillConfig": "config",
+    "SkillPolicy": "policy",
+    "SkillPolicyHubError": "hub",
+    "SkillSpace": "skills",
+    "TrajectoryDataset": "data",
+    "evaluate_skills": "evaluation",
+    "list_pretrained": "hub",
+    "make": "registration",
+    "train_dynamics": "training",
+    "train_prior": "training",
+    "train_skills": "training",
+}
+__all__ = ["__version__", *_HOMES]
+
+
+def __getattr__(name: str) -> Any:
+    """Import public names when first used: `import didi_gym` stays quick, and workers never load torch."""
+    if name not in _HOMES:
+        raise AttributeError(f"module 'didi_gym' has no attribute {name!r}")
+    return getattr(importlib.import_module(f"didi_gym.{_HOMES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,0 +1,192 @@
+"""The command line: `didi-gym data | train | evaluate | list`."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Annotated, Any
+
+import tyro
+
+from didi_gym.config import DynamicsConfig, PriorConfig, SkillConfig
+from didi_gym.data import DatasetError
+from didi_gym.hub import SkillPolicyHubError, list_pretrained
+from didi_gym.tensors import SafeFileError
+
+_USAGE = """didi-gym: pretrained skills for reinforcement learning
+
+  didi-gym data ant-directions|pointmaze-medium   make a reward-free data set (Minari)
+  didi-gym train --dataset ID --output DIR        learn a skill policy from any Minari data set
+  didi-gym evaluate POLICY                        roll skills out in the simulator: metrics, picture, video
+  didi-gym list                                   skill policies that come with this installation
+
+Add --help to any of them."""
+
+
+@dataclass(frozen=True)
+class Train:
+    """Learn a skill policy from a Minari data set, without rewards: prior, dynamics model, then skills.
+
+    The same command continues a run that was stopped, to the same result.
+    """
+
+    dataset: str
+    """Minari data set id, e.g. didi/ant-directions-v0."""
+    output: Path
+    """Folder for the policy (config.json, model.safetensors), training.safetensors and checkpoints."""
+    skills: SkillConfig = field(default_factory=SkillConfig)
+    prior: PriorConfig = field(default_factory=PriorConfig)
+    dynamics: DynamicsConfig = field(default_factory=DynamicsConfig)
+    seed: int = 0
+    device: str = "auto"
+    """cpu, cuda, or auto: a GPU where there is one."""
+    keys: tuple[str, ...] = ()
+    """Keys of a Dict observation to join; default: what the data set says, else `observation`, else all."""
+    indices: tuple[int, ...] = ()
+    """Which numbers of the observation to keep as the state; default: all."""
+    download: bool = False
+    """Let Minari fetch the data set if it is not on this disk."""
+
+
+@dataclass(frozen=True)
+class Evaluate:
+    """Roll skills out in the simulator and write results.json, skill_map.png and replay.mp4."""
+
+    policy: Annotated[str, tyro.conf.Positional]
+    """Bundled name, folder, or Hub id."""
+    output: Path | None = None
+    """Folder to write to; default: the policy's own folder, or ./NAME-evaluation for others."""
+    dataset: str | None = None
+    """Data set to measure fidelity against; default: the policy's own, where it is on this disk."""
+    starts: int = 32
+    """Start states."""
+    skills: int = 16
+    """Skills compared from each start."""
+    held_steps: int = 96
+    """Environment steps for which a skill is held in the picture and for distances and falls."""
+    contact_geoms: str | None = None
+    """Regular expression of MuJoCo geom names to count contacts with, e.g. block."""
+    seed: int = 0
+    video: bool = True
+    """Write replay.mp4."""
+
+
+@dataclass(frozen=True)
+class AntDirections:
+    """Make `didi/ant-directions-v0`: an ant walking in all directions, from a search over open-loop gaits."""
+
+    dataset: str = "didi/ant-directions-v0"
+    steps: int = 160_000
+    seed: int = 0
+    overwrite: bool = False
+    """Replace a data set of that id."""
+
+
+@dataclass(frozen=True)
+class PointMazeMedium:
+    """Make `didi/pointmaze-medium-v0`: a point that follows waypoints to random goals."""
+
+    dataset: str = "didi/pointmaze-medium-v0"
+    steps: int = 200_000
+    seed: int = 0
+    overwrite: bool = False
+    """Replace a data set of that id."""
+
+
+def train(args: Train) -> None:
+    from didi_gym.data import TrajectoryDataset
+    from didi_gym.policy import pick_device
+    from didi_gym.training import TrainConfig, write_run
+    from didi_gym.training import train as run
+
+    config = TrainConfig(args.skills, args.prior, args.dynamics, args.seed)
+    dataset = TrajectoryDataset.from_minari(
+        args.dataset, keys=args.keys or None, indices=args.indices or None, download=args.download
+    )
+    training, _ = dataset.split()
+    write_run(args.output, config, args.dataset)
+    print(f"{len(training.lengths)} episodes of {args.dataset} for training, a tenth held out", file=sys.stderr)
+    run(training, config, args.output, device=pick_device(args.device))
+    print(f"Skill policy written to {args.output}. Next: didi-gym evaluate {args.output}")
+
+
+def evaluate(args: Evaluate) -> None:
+    from didi_gym.data import TrajectoryDataset
+    from didi_gym.evaluation import evaluate_skills, write_pictures
+    from didi_gym.policy import SkillPolicy
+
+    policy = SkillPolicy.from_pretrained(args.policy, device="cpu")
+    here = Path(args.policy).expanduser()
+    output = args.output or (here if here.is_dir() else Path(f"{here.name}-evaluation"))
+    output.mkdir(parents=True, exist_ok=True)
+    dataset, name = None, args.dataset or policy.config.dataset_id
+    if name is not None:
+        try:
+            dataset = TrajectoryDataset.from_minari(name)
+        except DatasetError as error:
+            if args.dataset is not None:
+                raise
+            print(f"Fidelity is left out: {error}", file=sys.stderr)
+    report, held = evaluate_skills(
+        policy,
+        dataset=dataset,
+        starts=args.starts,
+        skills=args.skills,
+        held_steps=args.held_steps,
+        contact_geoms=args.contact_geoms,
+        seed=args.seed,
+    )
+    report.save(output / "results.json")
+    for metric, value in asdict(report).items():
+        print(f"{metric:28} {value:.3f}" if isinstance(value, float) else f"{metric:28} {value}")
+    write_pictures(policy, held, output, video=args.video, seed=args.seed)
+    print(f"Written to {output}")
+
+
+def collect_ant(args: AntDirections) -> None:
+    from didi_gym.collect.ant import collect_ant_directions
+
+    collect_ant_directions(args.dataset, steps=args.steps, seed=args.seed, overwrite=args.overwrite)
+
+
+def collect_pointmaze(args: PointMazeMedium) -> None:
+    from didi_gym.collect.pointmaze import collect_pointmaze as collect
+
+    collect(args.dataset, steps=args.steps, seed=args.seed, overwrite=args.overwrite)
+
+
+_DATA: dict[str, tuple[type, Callable[[Any], None]]] = {
+    "ant-directions": (AntDirections, collect_ant),
+    "pointmaze-medium": (PointMazeMedium, collect_pointmaze),
+}
+
+
+def run(arguments: Sequence[str]) -> None:
+    """Run one command; errors a user can mend are raised as exceptions with a sentence."""
+    command, rest = (arguments[0] if arguments else "--help"), list(arguments[1:])
+    if command == "train":
+        train(tyro.cli(Train, args=rest, prog="didi-gym train"))
+    elif command == "evaluate":
+        evaluate(tyro.cli(Evaluate, args=rest, prog="didi-gym evaluate"))
+    elif command == "list":
+        print("\n".join(list_pretrained()))
+    elif command == "data" and rest and rest[0] in _DATA:
+        settings, function = _DATA[rest[0]]
+        function(tyro.cli(settings, args=rest[1:], prog=f"didi-gym data {rest[0]}"))
+    elif command in ("--help", "-h"):
+        print(_USAGE)
+    else:
+        raise SystemExit(f"didi-gym: no command {' '.join(arguments[:2])!r}\n\n{_USAGE}")
+
+
+def main() -> None:
+    """Entry point of `didi-gym`: exit code 1 and one sentence for errors a user can mend, 130 after Ctrl-C."""
+    try:
+        run(sys.argv[1:])
+    except (DatasetError, SkillPolicyHubError, SafeFileError, FileExistsError, ValueError, ImportError) as error:
+        raise SystemExit(f"didi-gym: {error}") from error
+    except KeyboardInterrupt as stop:
+        print(f"\ndidi-gym: stopped. {stop} Nothing is lost: the same command continues.", file=sys.stderr)
+        raise SystemExit(130) from stop

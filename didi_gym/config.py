@@ -1,0 +1,309 @@
+"""Settings: frozen dataclasses that are the command line, `config.json` and the documentation at once."""
+
+from __future__ import annotations
+
+import dataclasses
+import types
+from dataclasses import dataclass, field
+from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+
+from didi_gym.skills import SkillSpace
+
+FORMAT_VERSION = 1
+MODEL_TYPE = "didi"
+
+Config = TypeVar("Config")
+
+
+@dataclass(frozen=True)
+class Heading:
+    """The yaw of a body that moves on a plane, and everything in a state that turns with it.
+
+    Where a layout has a heading, trajectories are seen in the frame of their first state (yaw zero), and the first
+    two coordinates of a continuous skill are a direction in the *world*: a held skill keeps its direction while the
+    body turns. Discrete skills stay in the body's frame.
+    """
+
+    quaternion: tuple[int, int, int, int]
+    """State indices of the body's orientation (w, x, y, z)."""
+    vectors: tuple[tuple[int, int], ...]
+    """Pairs of state indices that hold the world (x, y) of a position or a velocity."""
+
+
+@dataclass(frozen=True)
+class ObservationSource:
+    """One form in which an environment may present what the policy reads."""
+
+    size: int
+    """Length of the observation, after joining `keys`."""
+    indices: tuple[int, ...]
+    """Which of those numbers the policy reads, in the policy's order."""
+    keys: tuple[str, ...] = ()
+    """Keys of a Dict observation, joined in this order; empty for a flat Box observation."""
+
+    def __post_init__(self) -> None:
+        if not self.indices or min(self.indices) < 0 or max(self.indices) >= self.size:
+            raise ValueError(
+                f"observation source: indices {self.indices} must lie in 0..{self.size - 1} and not be empty"
+            )
+
+
+@dataclass(frozen=True)
+class Layout:
+    """What a state holds: what the policy reads of it, and what the prior and the discriminator judge.
+
+    Indices count within the *state*, the numbers a data set keeps of each observation.
+    """
+
+    state_dim: int
+    policy_inputs: tuple[int, ...]
+    """State indices the policy reads, in order."""
+    features: tuple[int, ...]
+    """State indices whose change within a trajectory a skill is recognised by."""
+    relative: tuple[int, ...] = ()
+    """State indices measured from the trajectory's first state; neither policy nor dynamics may depend on them."""
+    heading: Heading | None = None
+    sources: tuple[ObservationSource, ...] = ()
+    """The observations in which the policy finds its inputs, tried in order."""
+    state_source: ObservationSource | None = None
+    """The observation that holds the whole state: the data set's own. Evaluation needs it, acting does not."""
+
+    def __post_init__(self) -> None:
+        named = {"policy_inputs": self.policy_inputs, "features": self.features, "relative": self.relative}
+        if self.heading is not None:
+            named["heading"] = (*self.heading.quaternion, *(i for pair in self.heading.vectors for i in pair))
+        for name, indices in named.items():
+            wrong = [i for i in indices if not 0 <= i < self.state_dim]
+            if wrong or len(set(indices)) != len(indices):
+                raise ValueError(f"layout: {name} {indices} must be distinct indices in 0..{self.state_dim - 1}")
+        if not self.policy_inputs or not self.features:
+            raise ValueError("layout: policy_inputs and features must each name at least one state index")
+        if set(self.relative) & set(self.policy_inputs):
+            raise ValueError("layout: the policy cannot read indices that are relative to a trajectory's first state")
+        if self.heading is not None:
+            readable = set(self.policy_inputs)
+            if not set(self.heading.quaternion) <= readable:
+                raise ValueError("layout: the policy must read the heading's quaternion")
+            for pair in self.heading.vectors:
+                if len(readable & set(pair)) == 1 or len(set(self.relative) & set(pair)) == 1:
+                    raise ValueError(f"layout: heading vector {pair} must be read as a whole or not at all")
+        if set(self.policy_inputs) | set(self.relative) != set(range(self.state_dim)):
+            raise ValueError("layout: every state index must be read by the policy or be relative")
+        if self.state_source is not None and len(self.state_source.indices) != self.state_dim:
+            raise ValueError(f"layout: state_source must select {self.state_dim} numbers")
+        for source in self.sources:
+            if len(source.indices) != len(self.policy_inputs):
+                raise ValueError(
+                    f"layout: a source selects {len(source.indices)} numbers, the policy reads {len(self.policy_inputs)}"
+                )
+
+    @staticmethod
+    def flat(state_dim: int, keys: tuple[str, ...] = ()) -> Layout:
+        """The layout of a data set about which nothing is known: the policy reads and is judged by everything."""
+        everything = tuple(range(state_dim))
+        source = ObservationSource(state_dim, everything, keys)
+        return Layout(state_dim, everything, everything, sources=(source,), state_source=source)
+
+
+@dataclass(frozen=True)
+class PriorConfig:
+    """Settings of the diffusion prior over trajectories."""
+
+    steps: int = 10_000
+    """Gradient steps."""
+    batch_size: int = 128
+    learning_rate: float = 1e-3
+    """Peak of a cosine schedule that ends at zero."""
+    width: int = 320
+    depth: int = 3
+    """Residual blocks of the denoiser."""
+    diffusion_steps: int = 100
+    """Noise levels T of the cosine schedule."""
+    ema_decay: float = 0.995
+
+    def __post_init__(self) -> None:
+        require_positive(self, "steps", "batch_size", "learning_rate", "width", "depth")
+        require_between(self, "ema_decay", 0, 1)
+        if self.diffusion_steps < 2:
+            raise ValueError(f"diffusion_steps must be at least 2, got {self.diffusion_steps}")
+
+
+@dataclass(frozen=True)
+class DynamicsConfig:
+    """Settings of the ensemble of one-step models that makes trajectories consistent during training."""
+
+    steps: int = 5_000
+    batch_size: int = 128
+    learning_rate: float = 1e-3
+    width: int = 256
+    members: int = 3
+    """Models in the ensemble; each trajectory is rolled out through one of them."""
+    unroll: int = 8
+    """Environment steps a prediction is fed back into itself in the loss."""
+
+    def __post_init__(self) -> None:
+        require_positive(self, "steps", "batch_size", "learning_rate", "width", "members", "unroll")
+
+
+@dataclass(frozen=True)
+class SkillConfig:
+    """Settings of the joint DIDI objective: contextual policy and discriminator under the diffusion prior."""
+
+    horizon: int = 16
+    """Length H of a trajectory, in environment steps."""
+    skill_space: SkillSpace = field(default_factory=lambda: SkillSpace("ball", 2))
+    consistency: Literal["dynamics", "joint"] = "dynamics"
+    """`dynamics`: states follow from the actions through the learned dynamics; `joint`: the paper's form, the policy
+    emits states beside actions."""
+    steps: int = 2_500
+    batch_size: int = 128
+    learning_rate: float = 1e-3
+    width: int = 256
+    depth: int = 3
+    diversity_weight: float = 1.0
+    """Weight of the mutual-information lower bound."""
+    residual_target: float = 0.75
+    """Dual ascent holds the policy's denoising residual at this multiple of the data's own; 0 keeps the initial weight."""
+    guidance_weight: float = 3.0
+    """Weight of the diffusion regulariser, at the start where dual ascent tunes it."""
+    guidance_weight_max: float = 100.0
+    dual_rate: float = 0.05
+    noise_range: tuple[float, float] = (0.1, 0.7)
+    """Noise levels at which the prior judges, as fractions of T."""
+    feature_noise: float = 0.25
+    """Noise on the discriminator's input, in standard deviations of the data's features: what cannot be told apart at
+    this resolution does not count as different."""
+    feature_times: int = 4
+    """Instants, evenly spaced over the horizon, at which the discriminator looks."""
+    discriminator_width: int = 128
+    ema_decay: float = 0.99
+    replan_every: int = 4
+    """Default of the policy for environment steps executed of each plan."""
+
+    def __post_init__(self) -> None:
+        require_positive(self, "steps", "batch_size", "learning_rate", "width", "depth", "discriminator_width")
+        require_between(self, "ema_decay", 0, 1)
+        if self.horizon < 2:
+            raise ValueError(f"horizon must be at least 2 environment steps, got {self.horizon}")
+        if not 1 <= self.feature_times < self.horizon:
+            raise ValueError(f"feature_times must be in 1..{self.horizon - 1}, got {self.feature_times}")
+        low, high = self.noise_range
+        if not 0 <= low < high <= 1:
+            raise ValueError(f"noise_range must satisfy 0 <= low < high <= 1, got {self.noise_range}")
+        for name in ("diversity_weight", "residual_target", "guidance_weight", "feature_noise", "dual_rate"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name} must not be negative, got {getattr(self, name)}")
+
+
+@dataclass(frozen=True)
+class PolicyConfig:
+    """What `config.json` of a policy folder records."""
+
+    horizon: int
+    action_dim: int
+    layout: Layout
+    skill_space: SkillSpace
+    skill_duration: int
+    """Default environment steps per skill."""
+    replan_every: int
+    """Default environment steps executed of each plan."""
+    width: int
+    depth: int
+    consistency: Literal["dynamics", "joint"] = "dynamics"
+    dataset_id: str | None = None
+    env_id: str | None = None
+    env_kwargs: dict[str, Any] = field(default_factory=dict)
+    model_type: str = MODEL_TYPE
+    format_version: int = FORMAT_VERSION
+    didi_gym_version: str = ""
+
+    def __post_init__(self) -> None:
+        require_positive(self, "horizon", "action_dim", "skill_duration", "replan_every", "width", "depth")
+        if self.replan_every > self.horizon:
+            raise ValueError(f"replan_every {self.replan_every} exceeds the plan's horizon {self.horizon}")
+        if self.layout.heading is not None:
+            self.skill_space.require_rotatable()
+
+
+def require_positive(config: Any, *names: str) -> None:
+    for name in names:
+        if not getattr(config, name) > 0:
+            raise ValueError(f"{name} must be positive, got {getattr(config, name)}")
+
+
+def require_between(config: Any, name: str, low: float, high: float) -> None:
+    if not low <= getattr(config, name) <= high:
+        raise ValueError(f"{name} must be in [{low}, {high}], got {getattr(config, name)}")
+
+
+def to_dict(config: Any) -> dict[str, Any]:
+    """A dataclass as plain JSON types."""
+    return dataclasses.asdict(config)
+
+
+def from_dict(cls: type[Config], data: Any) -> Config:
+    """Decode `data` (from JSON) into dataclass `cls`, strictly.
+
+    Raises:
+        ValueError: an unknown or missing key or a value of another type, with its path, e.g. `layout.heading`.
+    """
+    return _decode(cls, data, "")
+
+
+def _decode(kind: Any, data: Any, path: str) -> Any:
+    origin, args = get_origin(kind), get_args(kind)
+    where = path or "config"
+    if dataclasses.is_dataclass(kind):
+        return _decode_dataclass(kind, data, path)
+    if kind is Any:
+        return data
+    if origin in (Union, types.UnionType):
+        if data is None and type(None) in args:
+            return None
+        return _decode(next(arg for arg in args if arg is not type(None)), data, path)
+    if origin is Literal:
+        if data not in args:
+            raise ValueError(f"{where}: expected one of {', '.join(map(repr, args))}, got {data!r}")
+        return data
+    if origin is tuple:
+        if not isinstance(data, (list, tuple)):
+            raise ValueError(f"{where}: expected a list, got {data!r}")
+        if args[-1] is not Ellipsis and len(data) != len(args):
+            raise ValueError(f"{where}: expected {len(args)} items, got {len(data)}")
+        kinds = [args[0]] * len(data) if args[-1] is Ellipsis else args
+        return tuple(
+            _decode(item_kind, item, f"{where}[{i}]")
+            for i, (item_kind, item) in enumerate(zip(kinds, data, strict=True))
+        )
+    if origin is dict:
+        if not isinstance(data, dict):
+            raise ValueError(f"{where}: expected a mapping, got {data!r}")
+        return dict(data)
+    if kind is float and isinstance(data, int) and not isinstance(data, bool):
+        return float(data)
+    if not isinstance(data, kind) or (kind is not bool and isinstance(data, bool)):
+        raise ValueError(f"{where}: expected {kind.__name__}, got {data!r}")
+    return data
+
+
+def _decode_dataclass(cls: type[Config], data: Any, path: str) -> Config:
+    where = path or cls.__name__
+    if not isinstance(data, dict):
+        raise ValueError(f"{where}: expected a mapping, got {data!r}")
+    hints = get_type_hints(cls)
+    fields = {f.name: f for f in dataclasses.fields(cls) if f.init}  # type: ignore[arg-type]
+    unknown = sorted(set(data) - set(fields))
+    if unknown:
+        raise ValueError(f"{where}: unknown key(s) {', '.join(unknown)}; known: {', '.join(fields)}")
+    required = {
+        name
+        for name, f in fields.items()
+        if f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING
+    }
+    if missing := sorted(required - set(data)):
+        raise ValueError(f"{where}: missing key(s) {', '.join(missing)}")
+    prefix = f"{path}." if path else ""
+    try:
+        return cls(**{name: _decode(hints[name], value, prefix + name) for name, value in data.items()})
+    except ValueError as error:
+        raise error if str(error).startswith(where) else ValueError(f"{where}: {error}") from error

@@ -1,0 +1,245 @@
+"""Offline data: a Minari data set as packed arrays, and trajectory windows as indices into them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+from gymnasium import spaces
+
+from didi_gym.config import Layout, ObservationSource, from_dict
+
+LAYOUT_KEY, KEYS_KEY = "didi_gym_layout", "didi_gym_keys"  # metadata a data set may carry about itself
+
+
+class DatasetError(ValueError):
+    """A data set that skills cannot be learned from; the message says which episode and field, and what to do."""
+
+
+@dataclass(frozen=True)
+class TrajectoryDataset:
+    """Episodes packed end to end. A window is `horizon` consecutive steps of one episode, named by its first step."""
+
+    observations: np.ndarray
+    """States, float32 `(steps, state_dim)`, environment units."""
+    actions: np.ndarray
+    """float32 `(steps, action_dim)`, environment units."""
+    starts: np.ndarray
+    """First step of each episode, int64 `(episodes,)`."""
+    lengths: np.ndarray
+    """Steps of each episode, int64 `(episodes,)`."""
+    layout: Layout
+    action_low: np.ndarray
+    action_high: np.ndarray
+    """Action bounds `(action_dim,)`; the data's own extremes where the space has none."""
+    dataset_id: str | None = None
+    env_id: str | None = None
+    env_kwargs: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.observations.shape[1:] != (self.layout.state_dim,):
+            raise DatasetError(
+                f"observations must have shape (steps, {self.layout.state_dim}) for this layout, "
+                f"got {self.observations.shape}"
+            )
+        if self.actions.shape != (len(self.observations), len(self.action_low)):
+            raise DatasetError(
+                f"actions must have shape {(len(self.observations), len(self.action_low))}, got {self.actions.shape}"
+            )
+
+    @property
+    def action_dim(self) -> int:
+        return self.actions.shape[1]
+
+    def num_windows(self, horizon: int) -> int:
+        """Windows of `horizon` steps that lie within one episode."""
+        return int(np.maximum(self.lengths - horizon + 1, 0).sum())
+
+    def require_horizon(self, horizon: int) -> None:
+        """Raise DatasetError where no episode holds a window of `horizon` steps."""
+        if self.num_windows(horizon) == 0:
+            longest = int(self.lengths.max(initial=0))
+            raise DatasetError(
+                f"no episode is as long as the horizon: the longest of {len(self.lengths)} episodes has {longest} "
+                f"steps, the horizon is {horizon}; choose a horizon of at most {longest}"
+            )
+
+    def window_starts(self, indices: np.ndarray, horizon: int) -> np.ndarray:
+        """Steps `(n,)` at which the windows numbered `indices` (0..num_windows-1) start."""
+        counts = np.maximum(self.lengths - horizon + 1, 0)
+        ends = np.cumsum(counts)
+        episode = np.searchsorted(ends, indices, side="right")
+        return self.starts[episode] + indices - (ends - counts)[episode]
+
+    def windows(self, starts: np.ndarray, horizon: int) -> tuple[np.ndarray, np.ndarray]:
+        """States `(n, horizon, state_dim)` and actions `(n, horizon, action_dim)` of the windows at `starts`."""
+        steps = np.asarray(starts)[:, None] + np.arange(horizon)
+        return self.observations[steps], self.actions[steps]
+
+    def split(self, held_out: float = 0.1, seed: int = 0) -> tuple[TrajectoryDataset, TrajectoryDataset]:
+        """Split by episodes into (training, held-out) views of the same arrays; a single episode is in both."""
+        order = np.random.default_rng(seed).permutation(len(self.lengths))
+        n = max(1, round(held_out * len(order)))
+        train, test = (order[n:], order[:n]) if len(order) > 1 else (order, order)
+        return tuple(replace(self, starts=self.starts[np.sort(e)], lengths=self.lengths[np.sort(e)]) for e in (train, test))  # type: ignore[return-value]
+
+    @classmethod
+    def from_episodes(
+        cls, episodes: Sequence[tuple[np.ndarray, np.ndarray]], layout: Layout | None = None, **about: Any
+    ) -> TrajectoryDataset:
+        """Pack `(observations, actions)` arrays; observations may hold one row more than actions, which is dropped."""
+        packer = _Packer(sum(len(actions) for _, actions in episodes))
+        for i, (observations, actions) in enumerate(episodes):
+            packer.add(i, np.asarray(observations), np.asarray(actions))
+        return packer.finish(layout, **about)
+
+    @classmethod
+    def from_minari(
+        cls,
+        dataset_id: str,
+        *,
+        keys: Sequence[str] | None = None,
+        indices: Sequence[int] | None = None,
+        layout: Layout | None = None,
+        download: bool = False,
+    ) -> TrajectoryDataset:
+        """Load a Minari data set.
+
+        Args:
+            dataset_id: A local id such as `didi/ant-directions-v0`, or any that Minari can download.
+            keys: Keys of a Dict observation to join. Default: what the data set says of itself, else `observation`,
+                else all.
+            indices: Which numbers of the (joined) observation to keep as the state. Default: all.
+            layout: What policy and prior see of the state. Default: what the data set says of itself, else everything.
+            download: Fetch it with Minari where it is not on this disk; without this nothing touches the network.
+
+        Raises:
+            DatasetError: not found, or not usable: which episode and field, and why.
+        """
+        import minari
+
+        try:
+            dataset = minari.load_dataset(dataset_id, download=download)
+        except (FileNotFoundError, ValueError, KeyError) as error:
+            raise DatasetError(
+                f"no Minari data set {dataset_id!r} on this disk ({error}); make it with `didi-gym data`, or fetch it "
+                f"with `minari download {dataset_id}` or download=True (--download)"
+            ) from error
+        metadata = dataset.storage.metadata
+        if layout is None and indices is None and LAYOUT_KEY in metadata:
+            layout = from_dict(Layout, json.loads(metadata[LAYOUT_KEY]))
+        if keys is None and KEYS_KEY in metadata:
+            keys = json.loads(metadata[KEYS_KEY])
+        keys = _choose_keys(dataset.observation_space, keys)
+        space = dataset.action_space
+        if not isinstance(space, spaces.Box) or len(space.shape) != 1:
+            raise DatasetError(f"actions must be a flat Box, got {space}; discrete actions are not supported yet")
+        packer = _Packer(int(dataset.total_steps))
+        for episode in dataset.iterate_episodes():
+            observations = _join(episode.observations, keys, episode.id)
+            if indices is not None:
+                observations = observations[:, list(indices)]
+            packer.add(episode.id, observations, episode.actions)
+        source = _state_source(dataset.observation_space, keys, indices)
+        if layout is None:
+            layout = replace(Layout.flat(len(source.indices)), sources=(source,))
+        layout = replace(layout, state_source=source)
+        spec = dataset.env_spec
+        kwargs = {} if spec is None else {k: v for k, v in spec.kwargs.items() if _is_json(v)}
+        return packer.finish(
+            layout,
+            action_low=space.low,
+            action_high=space.high,
+            dataset_id=dataset_id,
+            env_id=None if spec is None else spec.id,
+            env_kwargs=kwargs,
+        )
+
+
+class _Packer:
+    """Copies episodes into arrays allocated once: a data set costs its own size and one episode."""
+
+    def __init__(self, steps: int) -> None:
+        self.steps, self.used = steps, 0
+        self.observations: np.ndarray | None = None
+        self.actions: np.ndarray | None = None
+        self.starts: list[int] = []
+
+    def add(self, episode: Any, observations: np.ndarray, actions: np.ndarray) -> None:
+        for name, array in (("observations", observations), ("actions", actions)):
+            if array.ndim != 2 or array.dtype.kind not in "fiub":
+                raise DatasetError(f"episode {episode}: {name} must be rows of numbers, got {array.shape} {array.dtype}")
+            if not np.isfinite(array).all():
+                row, column = np.argwhere(~np.isfinite(array))[0]
+                raise DatasetError(
+                    f"episode {episode}: {name}[{row}, {column}] is {array[row, column]}; remove or repair the episode"
+                )
+        if len(observations) not in (len(actions), len(actions) + 1):
+            raise DatasetError(
+                f"episode {episode}: {len(observations)} observations do not go with {len(actions)} actions"
+            )
+        if self.observations is None or self.actions is None:
+            self.observations = np.empty((self.steps, observations.shape[1]), np.float32)
+            self.actions = np.empty((self.steps, actions.shape[1]), np.float32)
+        end = self.used + len(actions)
+        for name, array, packed in (("observations", observations, self.observations), ("actions", actions, self.actions)):
+            if array.shape[1] != packed.shape[1]:
+                raise DatasetError(
+                    f"episode {episode}: {name} have {array.shape[1]} numbers, those of earlier episodes {packed.shape[1]}"
+                )
+            packed[self.used : end] = array[: len(actions)]
+        self.starts.append(self.used)
+        self.used = end
+
+    def finish(self, layout: Layout | None = None, **about: Any) -> TrajectoryDataset:
+        if self.observations is None or self.actions is None:
+            raise DatasetError("the data set has no episodes")
+        observations, actions = self.observations[: self.used], self.actions[: self.used]
+        starts = np.asarray(self.starts, np.int64)
+        low, high = (np.asarray(about.pop(k, v), np.float32) for k, v in (("action_low", -np.inf), ("action_high", np.inf)))
+        low = np.where(np.isfinite(low), low, actions.min(0))
+        high = np.where(np.isfinite(high), high, actions.max(0))
+        lengths = np.diff(starts, append=self.used)
+        layout = layout or Layout.flat(observations.shape[1])
+        return TrajectoryDataset(observations, actions, starts, lengths, layout, low, high, **about)
+
+
+def _choose_keys(space: spaces.Space, keys: Sequence[str] | None) -> tuple[str, ...]:
+    if not isinstance(space, spaces.Dict):
+        if keys:
+            raise DatasetError(f"keys {list(keys)} were asked for, but the observation is no Dict: {space}")
+        if not isinstance(space, spaces.Box) or len(space.shape) != 1:
+            raise DatasetError(f"observations must be a flat Box or a Dict of them, got {space}")
+        return ()
+    chosen = tuple(keys) if keys else (("observation",) if "observation" in space.spaces else tuple(space.spaces))
+    for key in chosen:
+        box = space.spaces.get(key)
+        if not isinstance(box, spaces.Box) or len(box.shape) != 1:
+            raise DatasetError(f"observation key {key!r} must be a flat Box, got {box}; choose among {list(space.spaces)}")
+    return chosen
+
+
+def _join(observations: Any, keys: tuple[str, ...], episode: Any) -> np.ndarray:
+    if not keys:
+        return np.asarray(observations)
+    missing = [key for key in keys if key not in observations]
+    if missing:
+        raise DatasetError(f"episode {episode}: observation has no key {missing[0]!r}, only {list(observations)}")
+    return np.concatenate([observations[key] for key in keys], axis=-1)
+
+
+def _state_source(space: spaces.Space, keys: tuple[str, ...], indices: Sequence[int] | None) -> ObservationSource:
+    boxes = [space[key] for key in keys] if keys else [space]  # type: ignore[index]
+    size = sum(box.shape[0] for box in boxes)  # type: ignore[index]
+    return ObservationSource(size, tuple(range(size)) if indices is None else tuple(int(i) for i in indices), keys)
+
+
+def _is_json(value: Any) -> bool:
+    try:
+        json.dumps(value)
+    except TypeError:
+        return False
+    return True

@@ -1,0 +1,65 @@
+"""The skill discriminator q(z | trajectory)."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from didi_gym.config import Layout, SkillConfig
+from didi_gym.frames import turn
+
+
+class Discriminator(nn.Module):
+    """Recognises a skill by how the layout's features change over a trajectory, seen through noise.
+
+    Noise sets the resolution: differences too small to matter in the world do not count, so skills must differ visibly.
+    """
+
+    feature_scale: Tensor
+
+    def __init__(self, config: SkillConfig, layout: Layout) -> None:
+        super().__init__()
+        self.layout = layout
+        self.features = list(layout.features)
+        times = torch.linspace(0, config.horizon - 1, config.feature_times + 1).round().long()[1:]
+        self.times = times.tolist()
+        self.noise = config.feature_noise
+        self.register_buffer("feature_scale", torch.ones(len(self.times), len(self.features)))
+        width = config.discriminator_width
+        self.net = nn.Sequential(
+            nn.Linear(self.feature_scale.numel(), width),
+            nn.SiLU(),
+            nn.Linear(width, width),
+            nn.SiLU(),
+            nn.Linear(width, config.skill_space.skill_dim),
+        )
+
+    def change(self, states: Tensor, angle: Tensor | None = None) -> Tensor:
+        """How the features change, `(batch, times, features)`, in environment units.
+
+        Args:
+            states: `(batch, horizon, state_dim)`, environment units, in the trajectory's own frame.
+            angle: Radians `(batch,)` by which the world is turned first (needs a heading).
+        """
+        seen = states[:, [0, *self.times]]
+        if angle is not None:
+            assert self.layout.heading is not None
+            seen = turn(seen, angle[:, None], self.layout.heading)
+        return seen[:, 1:, self.features] - seen[:, :1, self.features]
+
+    @torch.no_grad()
+    def fit_scale(self, states: Tensor) -> None:
+        """Set the unit of each feature to its standard deviation over data states `(batch, horizon, state_dim)`."""
+        scale = self.change(states).square().mean(0).sqrt()
+        if self.layout.heading is not None:  # one unit for both coordinates, so that directions stay directions
+            for pair in self.layout.heading.vectors:
+                if set(pair) <= set(self.features):
+                    both = [self.features.index(i) for i in pair]
+                    scale[:, both] = scale[:, both].square().mean(-1, keepdim=True).sqrt()
+        self.feature_scale.copy_(torch.where(scale > 1e-6, scale, torch.ones_like(scale)))
+
+    def forward(self, states: Tensor, angle: Tensor | None, generator: torch.Generator) -> Tensor:
+        """Estimates of z (continuous) or logits (discrete), `(batch, skill_dim)`."""
+        change = self.change(states, angle) / self.feature_scale
+        noise = torch.randn(change.shape, generator=generator, device=change.device)
+        return self.net((change + self.noise * noise).flatten(1))

@@ -1,0 +1,73 @@
+"""A learned one-step model ensemble. It makes the policy's trajectories consistent in training; acting needs none."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from didi_gym.config import DynamicsConfig, Layout, PolicyConfig, from_dict
+from didi_gym.networks import EnsembleMLP
+from didi_gym.tensors import SafeFileError, load_info, load_tensors, load_weights
+
+
+class DynamicsEnsemble(nn.Module):
+    """s_{t+1} = s_t + delta_scale * f_i(s_t, a_t) for members i, in normalised units.
+
+    Relative state dimensions (positions) are predicted but never read.
+    """
+
+    delta_scale: Tensor
+    readable: Tensor
+
+    def __init__(self, config: DynamicsConfig, layout: Layout, action_dim: int) -> None:
+        super().__init__()
+        self.members = config.members
+        readable = [i for i in range(layout.state_dim) if i not in layout.relative]
+        self.net = EnsembleMLP(config.members, len(readable) + action_dim, layout.state_dim, config.width)
+        self.register_buffer("delta_scale", torch.ones(layout.state_dim))
+        self.register_buffer("readable", torch.tensor(readable), persistent=False)
+
+    @classmethod
+    def from_training(cls, path: Path, config: PolicyConfig) -> DynamicsEnsemble:
+        """The dynamics model in a `training.safetensors`.
+
+        Raises:
+            SafeFileError: damaged, or of another shape than the policy's.
+        """
+        try:
+            settings = from_dict(DynamicsConfig, (load_info(path) or {}).get("dynamics"))
+        except (ValueError, AttributeError) as error:
+            raise SafeFileError(f"{path}: {error}") from error
+        model = cls(settings, config.layout, config.action_dim)
+        load_weights(model, load_tensors(path, "dynamics."), str(path))
+        return model.eval().requires_grad_(False)
+
+    def forward(self, state: Tensor, action: Tensor) -> Tensor:
+        """Next states `(members, batch, state_dim)` from states and actions of the same leading shape."""
+        return state + self.delta_scale * self.net(torch.cat([state[..., self.readable], action], dim=-1))
+
+    def rollout(self, first: Tensor, actions: Tensor) -> Tensor:
+        """Differentiable rollouts; row i of the batch goes through member i modulo `members`.
+
+        Args:
+            first: First states `(batch, state_dim)`.
+            actions: `(batch, horizon, action_dim)`.
+
+        Returns:
+            States `(batch, horizon, state_dim)`, the first of them `first`.
+        """
+        batch, horizon, _ = actions.shape
+        surplus = -batch % self.members
+        rows = torch.arange(batch + surplus, device=first.device) % batch
+        state = self._by_member(first[rows])
+        action = self._by_member(actions[rows])  # (members, batch / members, horizon, action_dim)
+        states = [state]
+        for step in range(horizon - 1):
+            states.append(self(states[-1], action[:, :, step]))
+        stacked = torch.stack(states, dim=2)  # (members, batch / members, horizon, state_dim)
+        return stacked.transpose(0, 1).reshape(-1, *stacked.shape[2:])[:batch]
+
+    def _by_member(self, x: Tensor) -> Tensor:
+        return x.view(-1, self.members, *x.shape[1:]).transpose(0, 1)

@@ -1,0 +1,5 @@
+"""Environments whose actions are skills."""
+
+from didi_gym.wrappers.single import SkillActionWrapper
+
+__all__ = ["SkillActionWrapper"]
