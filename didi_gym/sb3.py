@@ -116,7 +116,7 @@ class SkillReplayBuffer(ReplayBuffer):
             "rewards": self._normalize_reward(rewards[:, None], env),
             "discounts": self.discounts(lengths)[:, None].astype(np.float32),
         }
-        tensors = {
+        tensors: dict[str, Any] = {
             name: {key: self.to_torch(part, copy=False) for key, part in column.items()}
             if isinstance(column, dict)
             else self.to_torch(column, copy=False)  # all columns are fresh arrays already
@@ -133,11 +133,11 @@ def _take(observations: Any, at: tuple[np.ndarray, np.ndarray]) -> Any:
     return observations[at]
 
 
-class SkillDictReplayBuffer(SkillReplayBuffer, DictReplayBuffer):  # type: ignore[misc]
+class SkillDictReplayBuffer(SkillReplayBuffer, DictReplayBuffer):
     """`SkillReplayBuffer` for Dict observations."""
 
 
-class SkillHerReplayBuffer(SkillDictReplayBuffer, HerReplayBuffer):  # type: ignore[misc]
+class SkillHerReplayBuffer(SkillDictReplayBuffer, HerReplayBuffer):
     """Hindsight experience replay over skills (HER, arXiv 1707.01495, strategy `future`).
 
     A share `her_ratio` of each batch gets another desired goal: one achieved at the end of the same or a random later

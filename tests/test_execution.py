@@ -108,6 +108,22 @@ def test_goal_environments_report_the_goals_achieved_on_the_way():
     assert not info["skill_rewards"][length:].any()
 
 
+class Reusing(ToyGoalEnv):
+    """Hands out one array for all achieved goals, as some simulators do."""
+
+    def _goal_observation(self):
+        self.shared = getattr(self, "shared", np.empty(2))
+        self.shared[:] = self.position
+        return {**super()._goal_observation(), "achieved_goal": self.shared}
+
+
+def test_goals_achieved_on_the_way_are_copies():
+    executor = SkillExecutor(Reusing(shortest=9, longest=9, continuing=True), skill_duration=3)
+    executor.reset(seed=0)
+    *_, info = executor.step(chunk(HALF, 3, last=True))
+    assert len(set(info["skill_achieved_goals"][:, 0])) == 3
+
+
 def test_the_action_space_describes_a_chunk():
     executor = SkillExecutor(ToyEnv(), skill_duration=8, replan_every=3)
     executor.reset(seed=0)

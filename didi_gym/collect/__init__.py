@@ -1,7 +1,7 @@
 """Data-set generators: reward-free Minari data sets made on the spot, from nothing but a simulator."""
 
 from didi_gym.collect.ant import ant_layout, collect_ant_directions
-from didi_gym.collect.minari_io import Episode, read_layout, write_dataset
+from didi_gym.collect.minari_io import Episode, write_dataset
 from didi_gym.collect.pointmaze import collect_pointmaze, pointmaze_layout
 
 __all__ = [
@@ -10,6 +10,5 @@ __all__ = [
     "collect_ant_directions",
     "collect_pointmaze",
     "pointmaze_layout",
-    "read_layout",
     "write_dataset",
 ]

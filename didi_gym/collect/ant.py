@@ -9,27 +9,26 @@ from typing import Any
 
 import numpy as np
 
+from didi_gym.collect.gait_search import Elite, Trial, search_gaits
 from didi_gym.collect.gaits import (
     CONTROL_PERIOD,
     ENV_ID,
     ENV_KWARGS,
     GAIT_SIZE,
     UPRIGHT,
-    Elite,
     Motion,
-    Trial,
     measure,
     mirrored,
     pd_action,
-    search_gaits,
     turned,
     up_of,
     yaw_of,
 )
 from didi_gym.collect.minari_io import Episode, require_writable, write_dataset
 from didi_gym.collect.parallel import OrderedMap, ordered_map
-from didi_gym.collect.progress import progress_bar
 from didi_gym.config import Heading, Layout, ObservationSource
+from didi_gym.progress import Report
+from didi_gym.progress import progress as progress_of
 
 EPISODE_STEPS = 1000
 MAX_NOISE = 0.25
@@ -73,11 +72,13 @@ class Repertoire:
                     angle = quarters * np.pi / 2
                     rows.append((turned(elite.gait, quarters), angle + elite.direction, elite.speed))
                     rows.append((turned(mirrored(elite.gait), quarters), angle - elite.direction, elite.speed))
+        if not rows:
+            raise ValueError("the search found no gait that walks; give it more search_steps")
         gaits, directions, speeds = zip(*rows, strict=True)
         return Repertoire(np.array(gaits), wrapped(np.array(directions)), np.array(speeds))
 
     def choose(self, direction: float, current: int | None, rng: np.random.Generator) -> int:
-        """A gait that moves in `direction` (rad, body frame): the current one if it does, else a random one that does."""
+        """A gait that moves in `direction` (rad, body frame): the current one if it does, else a random other."""
         error = np.abs(wrapped(self.directions - direction))
         if current is not None and error[current] <= TOLERANCE:
             return current
@@ -143,11 +144,13 @@ def collect_ant_directions(
 
     require_writable(dataset_id, overwrite=overwrite)
     search_seed, episode_seed = np.random.SeedSequence(seed).generate_state(2)
-    with progress_bar(progress) as bar, ordered_map(processes) as run:
-        repertoire = find_gaits(
-            int(search_seed), search_steps=search_steps, per_sector=gaits_per_sector, run=run, report=bar("gaits", search_steps)
-        )
-        episodes = walk(repertoire, int(episode_seed), steps=steps, run=run, report=bar("steps", steps))
+    with ordered_map(processes) as run:
+        with progress_of("gait search", search_steps, progress) as report:
+            repertoire = find_gaits(
+                int(search_seed), search_steps=search_steps, per_sector=gaits_per_sector, run=run, report=report
+            )
+        with progress_of("walking", steps, progress) as report:
+            episodes = walk(repertoire, int(episode_seed), steps=steps, run=run, report=report)
     return write_dataset(
         dataset_id,
         episodes,
@@ -161,15 +164,20 @@ def collect_ant_directions(
 
 
 def find_gaits(
-    seed: int, *, search_steps: int, per_sector: int, run: OrderedMap = map, report: Any = lambda steps: None
+    seed: int, *, search_steps: int, per_sector: int, run: OrderedMap = map, report: Report = lambda done, metrics: None
 ) -> Repertoire:
-    """Search gaits for all directions; see `didi_gym.collect.gaits.search_gaits`."""
-    archive = search_gaits(lambda trials: run(_trial, trials), seed, search_steps=search_steps, report=report)
+    """Search gaits for all directions; see `didi_gym.collect.gait_search.search_gaits`."""
+    archive = search_gaits(
+        lambda trials: run(_trial, trials),
+        seed,
+        search_steps=search_steps,
+        report=lambda spent, speed: report(min(spent, search_steps), {"speed": speed}),
+    )
     return Repertoire.from_archive(archive, per_sector)
 
 
 def walk(
-    repertoire: Repertoire, seed: int, *, steps: int, run: OrderedMap = map, report: Any = lambda steps: None
+    repertoire: Repertoire, seed: int, *, steps: int, run: OrderedMap = map, report: Report = lambda done, metrics: None
 ) -> list[Episode]:
     """Episodes of up to 1000 steps, `steps` in all, each from its own seed."""
     episodes: list[Episode] = []
@@ -181,7 +189,7 @@ def walk(
             if total < steps:
                 episodes.append(episode.head(steps - total))
                 total += len(episodes[-1])
-                report(total)
+                report(total, {})
     return episodes
 
 

@@ -14,12 +14,9 @@ from typing import Any
 
 import numpy as np
 
-from didi_gym.config import Layout, from_dict, to_dict
+from didi_gym.config import Layout, to_dict
+from didi_gym.data import KEYS_KEY, LAYOUT_KEY
 
-LAYOUT_KEY = "didi_gym_layout"
-"""Data-set metadata: the `Layout` as JSON."""
-KEYS_KEY = "didi_gym_keys"
-"""Data-set metadata: JSON list of the Dict observation keys that make the state; empty for a Box."""
 AUTHOR, CODE = "didi_gym", "didi_gym.collect"
 
 
@@ -165,14 +162,6 @@ def write_dataset(
                 replaced.rename(place)
             raise
     return minari.load_dataset(dataset_id)
-
-
-def read_layout(dataset: Any) -> tuple[Layout, tuple[str, ...]] | None:
-    """The layout and the Dict keys that `write_dataset` recorded, or None where a data set has none."""
-    metadata = dataset.storage.metadata
-    if LAYOUT_KEY not in metadata:
-        return None
-    return from_dict(Layout, json.loads(metadata[LAYOUT_KEY])), tuple(json.loads(metadata[KEYS_KEY]))
 
 
 def _ending(steps: int, value: bool) -> np.ndarray:

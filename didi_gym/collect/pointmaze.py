@@ -10,8 +10,9 @@ import numpy as np
 
 from didi_gym.collect.minari_io import Episode, require_writable, write_dataset
 from didi_gym.collect.parallel import OrderedMap, ordered_map
-from didi_gym.collect.progress import progress_bar
 from didi_gym.config import Layout, ObservationSource
+from didi_gym.progress import Report
+from didi_gym.progress import progress as progress_of
 
 NOISE = 0.3
 """Standard deviation of the Gaussian noise on every action."""
@@ -52,10 +53,10 @@ def shortest_path(maze_map: Any, start: Cell, goal: Cell, rng: np.random.Generat
                 queue.append(neighbours[k])
     if start not in came_from:
         raise ValueError(f"no way in the maze from cell {start} to cell {goal}")
-    path, cell = [], start
-    while cell is not None:
-        path.append(cell)
-        cell = came_from[cell]
+    path, following = [start], came_from[start]
+    while following is not None:
+        path.append(following)
+        following = came_from[following]
     return path
 
 
@@ -104,8 +105,8 @@ def collect_pointmaze(
     """
     spec = _env(env_id).spec
     require_writable(dataset_id, overwrite=overwrite)
-    with progress_bar(progress) as bar, ordered_map(processes) as run:
-        episodes = wander(env_id, seed, steps=steps, run=run, report=bar("steps", steps))
+    with progress_of("wandering", steps, progress) as report, ordered_map(processes) as run:
+        episodes = wander(env_id, seed, steps=steps, run=run, report=report)
     return write_dataset(
         dataset_id,
         episodes,
@@ -120,7 +121,7 @@ def collect_pointmaze(
 
 
 def wander(
-    env_id: str, seed: int, *, steps: int, run: OrderedMap = map, report: Any = lambda steps: None
+    env_id: str, seed: int, *, steps: int, run: OrderedMap = map, report: Report = lambda done, metrics: None
 ) -> list[Episode]:
     """Episodes of the environment's own length, `steps` in all, each from its own seed."""
     length = _env(env_id).spec.max_episode_steps
@@ -130,7 +131,7 @@ def wander(
     for episode in run(functools.partial(wander_episode, env_id), seeds):
         episodes.append(episode.head(steps - total))
         total += len(episodes[-1])
-        report(total)
+        report(total, {})
     return episodes
 
 
@@ -152,7 +153,8 @@ def wander_episode(env_id: str, seed: int) -> Episode:
         position, velocity = observation["observation"][:2], observation["observation"][2:]
         arrived = len(path) == 1 and np.linalg.norm(centre(path[0]) - position) < REACHED * unit
         if not path or arrived or rng.random() < SWITCH_PROBABILITY:
-            here = tuple(int(k) for k in maze.cell_xy_to_rowcol(position))
+            row, column = maze.cell_xy_to_rowcol(position)
+            here = (int(row), int(column))
             path = shortest_path(maze.maze_map, here, cells[rng.integers(len(cells))], rng)
             switches += 1
         while len(path) > 1 and np.linalg.norm(centre(path[0]) - position) < LOOKAHEAD * unit:

@@ -115,9 +115,10 @@ def test_obs_fn_gives_the_policy_its_inputs():
     env = SkillActionWrapper(ToyEnv(), policy, obs_fn=lambda observation: observation[[1, 0]])
     env.reset(seed=0)
     env.step(np.zeros(2))
+    assert len(env.unwrapped.trace) > 0
+    env = SkillActionWrapper(ToyEnv(), policy, obs_fn=lambda observation: observation)
+    env.reset(seed=0)
     with pytest.raises(ValueError, match=r"obs_fn must return the policy's 2 inputs, got shape \(3,\)"):
-        env = SkillActionWrapper(ToyEnv(), policy, obs_fn=lambda observation: observation)
-        env.reset(seed=0)
         env.step(np.zeros(2))
 
 
@@ -279,7 +280,7 @@ def test_what_does_not_fit_is_refused_at_construction(make, message):
 
 def test_vector_environments_are_sent_to_make_vec():
     vector = gym.vector.SyncVectorEnv([ToyEnv])
-    with pytest.raises(TypeError, match="got SyncVectorEnv; for vector environments use didi_gym.make_vec"):
+    with pytest.raises(TypeError, match=r"got SyncVectorEnv; for vector environments use didi_gym\.make_vec"):
         SkillActionWrapper(vector, ScriptedPolicy())
 
 
@@ -289,7 +290,7 @@ def test_a_time_limit_around_is_refused_and_one_inside_is_not():
     around = gym.wrappers.TimeLimit(Monitor(gym.wrappers.OrderEnforcing(inside)), 5)
     with pytest.raises(ValueError, match=r"a TimeLimit around .* counts skills.* put it inside"):
         around.reset(seed=0)
-    with pytest.raises(ValueError, match="a TimeLimit around"):
+    with pytest.raises(ValueError, match="TimeLimit around"):
         gym.wrappers.TimeLimit(SkillExecutor(ToyEnv(), skill_duration=2), 5).reset(seed=0)
 
 

@@ -1,0 +1,199 @@
+import json
+import pickle
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from didi_gym.config import DynamicsConfig, Layout, to_dict
+from didi_gym.dynamics import DynamicsEnsemble
+from didi_gym.frames import inputs_to_state, turn
+from didi_gym.hub import SkillPolicyHubError
+from didi_gym.policy import SkillPolicy
+from didi_gym.skills import SkillSpace
+from tests.examples import BODY, body_states, random_policy
+
+FORMS = [{}, {"skill_space": SkillSpace("discrete", 3)}, {"consistency": "joint"}, {"layout": Layout.flat(6)}]
+
+
+def _asked(policy, n=5, seed=3):
+    skills = policy.skill_space.sample(n, np.random.default_rng(seed))
+    return body_states(n, seed)[:, 2:], skills
+
+
+@pytest.mark.parametrize("form", FORMS, ids=str)
+def test_small_and_large_batches_plan_alike(form):
+    policy = random_policy(**form)
+    inputs, skills = _asked(policy, 200)
+    large = policy.plan_actions(inputs, skills)
+    small = np.concatenate([policy.plan_actions(inputs[i : i + 8], skills[i : i + 8]) for i in range(0, 200, 8)])
+    assert large.shape == (200, 8, 3) and large.dtype == small.dtype == np.float32
+    np.testing.assert_allclose(small, large, atol=2e-5)
+
+
+@pytest.mark.parametrize("form", FORMS, ids=str)
+def test_plan_act_and_plan_actions_agree(form):
+    policy = random_policy(**form)
+    inputs, skills = _asked(policy)
+    plan = policy.plan(inputs, skills)
+    np.testing.assert_allclose(plan.actions, policy.plan_actions(inputs, skills), atol=2e-5)
+    np.testing.assert_allclose(policy.act(inputs, skills), plan.actions[:, 0], atol=2e-5)
+    np.testing.assert_allclose(policy.plan_actions(inputs, skills, 3), plan.actions[:, :3], atol=2e-5)
+    assert (plan.observations is None) == (policy.config.consistency == "dynamics")
+
+
+def test_actions_stay_inside_the_bounds_even_saturated():
+    policy = random_policy()
+    with torch.no_grad():
+        policy.net.outlet.bias.copy_(torch.tensor([50.0, -50.0] * 12))
+    for n in (3, 100):
+        actions = policy.plan_actions(*_asked(policy, n))
+        assert (actions >= policy.action_low).all() and (actions <= policy.action_high).all()
+        assert actions.max(axis=(0, 1)).tolist() == policy.action_high.tolist()
+
+
+def test_turning_the_world_and_the_skill_together_changes_no_action():
+    policy = random_policy()
+    inputs, skills = _asked(policy)
+    turned = turn(inputs_to_state(inputs, BODY), np.full(5, 1.3, np.float32), BODY.heading)[:, 2:]
+    c, s = np.cos(1.3), np.sin(1.3)
+    turned_skills = skills @ np.array([[c, s], [-s, c]])
+    np.testing.assert_allclose(policy.plan_actions(turned, turned_skills), policy.plan_actions(inputs, skills), atol=1e-4)
+    assert np.abs(policy.plan_actions(turned, skills) - policy.plan_actions(inputs, skills)).max() > 1e-2
+
+
+def test_imagined_states_start_where_the_body_is_and_turn_with_the_world():
+    policy = random_policy()
+    torch.manual_seed(1)
+    policy.attach_dynamics(DynamicsEnsemble(DynamicsConfig(members=1, width=16), BODY, 3))
+    inputs, skills = _asked(policy)
+    plan = policy.plan(inputs, skills)
+    assert plan.observations.shape == (5, 8, 8)
+    start = inputs_to_state(inputs, BODY)
+    sign = np.sign((plan.observations[:, 0, 2:6] * start[:, 2:6]).sum(-1, keepdims=True))
+    np.testing.assert_allclose(plan.observations[:, 0, 2:6] * sign, start[:, 2:6], atol=1e-4)
+    np.testing.assert_allclose(plan.observations[:, 0, 6:], start[:, 6:], atol=1e-4)
+    assert not any(name.startswith("_dynamics") or "dynamics" in name for name in policy.state_dict())
+
+
+def test_new_weights_are_used_at_once():
+    policy = random_policy()
+    before = policy.plan_actions(*_asked(policy))
+    policy.load_state_dict(random_policy(seed=9).state_dict())
+    assert np.abs(policy.plan_actions(*_asked(policy)) - before).max() > 1e-3
+
+
+@pytest.mark.parametrize(
+    ("inputs", "skills", "words"),
+    [
+        (np.zeros((2, 5)), np.zeros((2, 2)), r"observations must have shape \(n, 6\), got \(2, 5\)"),
+        (np.zeros(6), np.zeros((1, 2)), r"observations must have shape"),
+        (np.zeros((2, 6)), np.zeros((2, 3)), r"skills must have shape \(n, 2\), got \(2, 3\)"),
+        (np.zeros((2, 6)), np.zeros((3, 2)), "2 observations and 3 skills"),
+    ],
+)
+def test_wrong_shapes_are_refused(inputs, skills, words):
+    with pytest.raises(ValueError, match=words):
+        random_policy().plan_actions(inputs, skills)
+
+
+def test_states_need_the_dynamics_model():
+    with pytest.raises(ValueError, match="need the dynamics model"):
+        random_policy().trajectory(torch.zeros(1, 8), torch.zeros(1, 2), None)
+
+
+@pytest.mark.parametrize("form", FORMS, ids=str)
+def test_a_saved_policy_loads_and_acts_the_same(tmp_path, form):
+    policy = random_policy(**form)
+    loaded = SkillPolicy.from_pretrained(policy.save_pretrained(tmp_path / "p"), device="cpu")
+    assert loaded.config == policy.config and not loaded.training
+    assert all(torch.equal(a, b) for a, b in zip(policy.state_dict().values(), loaded.state_dict().values(), strict=True))
+    np.testing.assert_array_equal(loaded.plan_actions(*_asked(policy)), policy.plan_actions(*_asked(policy)))
+    assert sorted(p.name for p in (tmp_path / "p").iterdir()) == ["config.json", "model.safetensors"]
+
+
+class _Bomb:
+    def __reduce__(self):
+        return (open, ("exploded", "w"))
+
+
+def _edit_config(folder, **changes):
+    path = folder / "config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
+
+
+def _edit_weights(folder, change):
+    tensors = load_file(folder / "model.safetensors")
+    change(tensors)
+    save_file(tensors, folder / "model.safetensors")
+
+
+def _pickle_only(folder):
+    (folder / "model.safetensors").unlink()
+    (folder / "pytorch_model.bin").write_bytes(pickle.dumps(_Bomb()))
+
+
+DAMAGES = {
+    "no config": (lambda f: (f / "config.json").unlink(), "it has no config.json"),
+    "config is no JSON": (lambda f: (f / "config.json").write_text("{"), "no skill policy configuration"),
+    "another model": (lambda f: _edit_config(f, model_type="act"), '"model_type": "didi"'),
+    "newer format": (lambda f: _edit_config(f, format_version=99, novelty=1), "newer than this didi_gym reads .* upgrade"),
+    "unknown key": (lambda f: _edit_config(f, novelty=1), "unknown key.*novelty"),
+    "no weights": (lambda f: (f / "model.safetensors").unlink(), "has no model.safetensors"),
+    "only a pickle": (_pickle_only, "pytorch_model.bin is there, but pickles are never read"),
+    "a pickle renamed": (
+        lambda f: (f / "model.safetensors").write_bytes(pickle.dumps(_Bomb())),
+        "damaged or no safetensors file",
+    ),
+    "truncated": (
+        lambda f: (f / "model.safetensors").write_bytes((f / "model.safetensors").read_bytes()[:-100]),
+        "damaged or no safetensors file",
+    ),
+    "empty": (lambda f: (f / "model.safetensors").write_bytes(b""), "damaged or no safetensors file"),
+    "missing tensor": (lambda f: _edit_weights(f, lambda w: w.pop("low")), r"1 tensor\(s\) missing, e.g. low"),
+    "unknown tensor": (lambda f: _edit_weights(f, lambda w: w.update(x=torch.ones(1))), "1 unknown.* e.g. x"),
+    "wrong shape": (lambda f: _edit_weights(f, lambda w: w.update(low=torch.ones(4))), r"low must be \(3,\).*got \(4,\)"),
+    "wrong type": (lambda f: _edit_weights(f, lambda w: w.update(low=torch.ones(3).double())), "float64"),
+    "not finite": (lambda f: _edit_weights(f, lambda w: w["low"].fill_(torch.nan)), "low holds NaN"),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_damaged_folder_is_an_error_that_says_why(tmp_path, damage, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    folder = random_policy().save_pretrained(tmp_path / "p")
+    action, words = DAMAGES[damage]
+    action(folder)
+    with pytest.raises(SkillPolicyHubError, match=words):
+        SkillPolicy.from_pretrained(folder)
+    assert not (tmp_path / "exploded").exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("no-such-policy", "neither a folder, nor a bundled policy"),
+        ("./nowhere", "neither a folder"),
+        ("a/b/c", "neither a folder"),
+        ("owner/name", "could not fetch 'owner/name'"),
+    ],
+)
+def test_a_name_that_leads_nowhere_says_what_was_tried(name, words):
+    with pytest.raises(SkillPolicyHubError, match=words):
+        SkillPolicy.from_pretrained(name, local_files_only=True)
+
+
+def test_two_revisions_at_once_are_refused():
+    with pytest.raises(SkillPolicyHubError, match="names revision 'v1', but revision='v2'"):
+        SkillPolicy.from_pretrained("owner/name@v1", revision="v2")
+
+
+def test_a_damaged_dynamics_model_beside_the_policy_is_an_error(tmp_path):
+    folder = random_policy().save_pretrained(tmp_path / "p")
+    save_file({"dynamics.x": torch.ones(1)}, folder / "training.safetensors", {"info": json.dumps({"dynamics": to_dict(DynamicsConfig())})})
+    with pytest.raises(SkillPolicyHubError, match="missing"):
+        SkillPolicy.from_pretrained(folder)
+    (folder / "training.safetensors").write_bytes(b"garbage")
+    with pytest.raises(SkillPolicyHubError, match="damaged"):
+        SkillPolicy.from_pretrained(folder)

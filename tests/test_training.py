@@ -1,0 +1,259 @@
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from didi_gym.checkpoints import TrainingState, TrainingStopped
+from didi_gym.config import Layout, to_dict
+from didi_gym.data import DatasetError, TrajectoryDataset
+from didi_gym.discriminator import Discriminator
+from didi_gym.losses import diversity_loss
+from didi_gym.policy import SkillPolicy
+from didi_gym.skills import SkillSpace
+from didi_gym.tensors import SafeFileError, load_tensors
+from didi_gym.training import TrainConfig, load_training, train, train_skills, write_run
+from tests.examples import BODY, body_states, point_dataset, tiny
+
+FORMS = [
+    {},
+    {"skill_space": SkillSpace("discrete", 4)},
+    {"skill_space": SkillSpace("sphere", 2)},
+    {"skill_space": SkillSpace("box", 1), "residual_target": 0.0},
+    {"consistency": "joint"},
+]
+
+
+def _weights(folder):
+    return {name: load_tensors(folder / name) for name in ("model.safetensors", "training.safetensors")}
+
+
+def _same(a, b):
+    return all(torch.equal(a[f][k], b[f][k]) for f in a for k in a[f]) and [*a["model.safetensors"]] == [*b["model.safetensors"]]
+
+
+@pytest.mark.parametrize("form", FORMS, ids=str)
+def test_every_kind_of_skill_trains_saves_and_plans(tmp_path, form):
+    policy = train(point_dataset(), tiny(**form), tmp_path, progress=False)
+    loaded = SkillPolicy.from_pretrained(tmp_path, device="cpu")
+    skills = loaded.skill_space.sample(3, np.random.default_rng(0))
+    plan = loaded.plan(np.zeros((3, 2)), skills)
+    assert plan.observations.shape == (3, 8, 2) and np.abs(plan.actions).max() <= 1
+    np.testing.assert_array_equal(plan.actions, policy.plan(np.zeros((3, 2)), skills).actions)
+    prior, discriminator = load_training(tmp_path, loaded)
+    assert prior.horizon == 8 and not any(p.requires_grad for p in discriminator.parameters())
+
+
+def test_a_body_with_a_heading_trains(tmp_path):
+    dataset = TrajectoryDataset.from_episodes([(body_states(41, i), np.zeros((40, 3))) for i in range(6)], BODY)
+    for space in (SkillSpace("ball", 2), SkillSpace("discrete", 3)):
+        policy = train(dataset, tiny(skill_space=space), tmp_path / space.kind, progress=False)
+        assert policy.config.layout == BODY
+
+
+def test_skills_of_a_point_go_their_own_ways():
+    """End to end in the model's own world: held skills must move the point in even directions, and far."""
+    from didi_gym.config import DynamicsConfig, PriorConfig, SkillConfig
+    from didi_gym.training import train_dynamics, train_prior
+
+    dataset = point_dataset(40)
+    prior = train_prior(dataset, PriorConfig(steps=600, width=64, depth=2), horizon=8, progress=False)
+    dynamics = train_dynamics(dataset, DynamicsConfig(steps=400, width=64, unroll=3), horizon=8, progress=False)
+    config = SkillConfig(horizon=8, steps=600, width=64, depth=2)
+    policy, _ = train_skills(dataset, prior, dynamics, config, progress=False)
+    position, skills = np.zeros((8, 2)), policy.skill_space.grid(8)
+    for _ in range(8):
+        position = position + 0.1 * policy.act(position, skills)
+    distance = np.linalg.norm(position, axis=1)
+    angle = np.unwrap(np.arctan2(position[:, 1], position[:, 0]))
+    assert distance.min() > 0.3, distance
+    np.testing.assert_allclose(np.abs(np.diff(angle)), np.pi / 4, atol=0.5)
+
+
+def test_the_same_seed_gives_the_same_weights_and_another_seed_others(tmp_path):
+    config = tiny()
+    for name, seed in (("a", 0), ("b", 0), ("c", 1)):
+        train(point_dataset(), replace(config, seed=seed), tmp_path / name, progress=False)
+    a, b, c = (_weights(tmp_path / name) for name in "abc")
+    assert _same(a, b) and not _same(a, c)
+
+
+_SLOW = """
+import sys, time
+from pathlib import Path
+import torch
+torch.set_num_threads(1)
+import didi_gym.checkpoints as checkpoints, didi_gym.training as training
+from tests.examples import point_dataset, tiny
+checkpoints._SAVE_SECONDS = 0.02
+finish = checkpoints.TrainingState.finish_step
+def slow(self):
+    finish(self)
+    print(self.step, flush=True)
+    time.sleep(0.005)
+checkpoints.TrainingState.finish_step = slow
+training.train(point_dataset(), tiny(), Path(sys.argv[1]), progress=False)
+"""
+
+
+def _run_until(folder, steps, number):
+    """Start the slow run, send it signal `number` after `steps` of its steps, and return how it ended."""
+    with subprocess.Popen(
+        [sys.executable, "-c", _SLOW, str(folder)], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+    ) as process:
+        for _ in range(steps):
+            if not process.stdout.readline():
+                break
+        else:
+            process.send_signal(number)
+        process.stdout.read()
+        return process.wait()
+
+
+def test_a_run_killed_again_and_again_ends_with_the_same_weights(tmp_path):
+    train(point_dataset(), tiny(), tmp_path / "whole", progress=False)
+    kills = 0
+    for steps in (7, 45, 60, 9, 30):
+        kills += _run_until(tmp_path / "killed", steps, signal.SIGKILL) == -signal.SIGKILL
+    assert kills >= 3
+    assert _run_until(tmp_path / "killed", 1000, signal.SIGKILL) == 0
+    assert _same(_weights(tmp_path / "whole"), _weights(tmp_path / "killed"))
+
+
+def test_ctrl_c_keeps_what_was_learned_and_the_same_call_finishes_it(tmp_path):
+    train(point_dataset(), tiny(), tmp_path / "whole", progress=False)
+    # the prior and the dynamics take 40 steps each: step 95 is in the skills stage
+    assert _run_until(tmp_path / "stopped", 95, signal.SIGINT) not in (0, -signal.SIGINT)
+    early = SkillPolicy.from_pretrained(tmp_path / "stopped", device="cpu")
+    assert early.plan(np.zeros((1, 2)), np.zeros((1, 2))).actions.shape == (1, 8, 2)
+    train(point_dataset(), tiny(), tmp_path / "stopped", progress=False)
+    assert _same(_weights(tmp_path / "whole"), _weights(tmp_path / "stopped"))
+
+
+def test_sigint_between_steps_raises_after_the_checkpoint(tmp_path, monkeypatch):
+    finish = TrainingState.finish_step
+
+    def interrupted(self):
+        finish(self)
+        if self.step == 5:
+            os.kill(os.getpid(), signal.SIGINT)
+            time.sleep(0.01)
+
+    monkeypatch.setattr(TrainingState, "finish_step", interrupted)
+    with pytest.raises(TrainingStopped, match="prior at step 5 of 40"):
+        train(point_dataset(), tiny(), tmp_path, progress=False)
+    assert (tmp_path / "checkpoints" / "prior.safetensors").is_file()
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_a_checkpoint_of_other_settings_is_refused(tmp_path):
+    train(point_dataset(), tiny(), tmp_path, progress=False)
+    with pytest.raises(SafeFileError, match="belongs to a run with other settings"):
+        train(point_dataset(), tiny(learning_rate=1e-4), tmp_path, progress=False)
+
+
+def test_a_folder_of_another_run_is_refused(tmp_path):
+    write_run(tmp_path, TrainConfig(), "a/b-v0")
+    write_run(tmp_path, TrainConfig(), "a/b-v0")
+    assert json.loads((tmp_path / "run.json").read_text())["dataset"] == "a/b-v0"
+    with pytest.raises(FileExistsError, match="choose another --output"):
+        write_run(tmp_path, TrainConfig(seed=1), "a/b-v0")
+
+
+def test_a_loss_that_is_no_number_stops_the_run_with_advice(tmp_path):
+    from didi_gym.config import PriorConfig
+    from didi_gym.training import train_prior
+
+    with pytest.raises(FloatingPointError, match="lower learning_rate"):
+        train_prior(point_dataset(), PriorConfig(steps=100, learning_rate=1e30, width=8, depth=1), horizon=8, progress=False)
+
+
+def test_training_refuses_what_it_cannot_do():
+    with pytest.raises(DatasetError, match="no episode is as long as the horizon"):
+        train_skills(point_dataset(steps=6), None, None, tiny(consistency="joint").skills, progress=False)
+    with pytest.raises(ValueError, match="needs a dynamics model"):
+        train_skills(point_dataset(), None, None, tiny().skills, progress=False)
+
+
+def _discriminator(layout, **skills):
+    torch.manual_seed(0)
+    return Discriminator(tiny(**skills).skills, layout)
+
+
+def test_the_discriminator_sees_only_how_features_change():
+    discriminator = _discriminator(Layout.flat(3))
+    states = torch.randn(4, 8, 3)
+    shifted = states + torch.tensor([5.0, -1.0, 2.0])
+    torch.testing.assert_close(discriminator.change(states), discriminator.change(shifted))
+    assert discriminator.times == [2, 4, 5, 7] or discriminator.times == [2, 3, 5, 7]
+    torch.testing.assert_close(discriminator.change(states)[:, -1], states[:, 7] - states[:, 0])
+
+
+def test_features_are_counted_in_standard_deviations_of_the_data_and_directions_stay_directions():
+    discriminator = _discriminator(BODY)
+    states = torch.from_numpy(body_states(4000)).reshape(500, 8, 8)
+    states[..., 0] *= 10
+    discriminator.fit_scale(states)
+    scale = discriminator.feature_scale
+    assert torch.equal(scale[:, 0], scale[:, 1]) and 5 < scale[0, 0] < 15
+    still = _discriminator(Layout.flat(2))
+    still.fit_scale(torch.zeros(10, 8, 2))
+    assert torch.equal(still.feature_scale, torch.ones(4, 2))
+
+
+class _Oracle(Discriminator):
+    """Knows z: the first feature's change at the end is z_1, the second's z_2."""
+
+    def forward(self, states, angle, generator):
+        return self.change(states, angle)[:, -1]
+
+
+def test_the_diversity_loss_is_zero_where_the_world_direction_tells_the_skill():
+    """With a heading, trajectory and skill turn together: an oracle of world directions is right at every angle."""
+    oracle = _Oracle(tiny().skills, BODY)
+    skills = torch.randn(64, 2)
+    states = torch.from_numpy(body_states(64 * 8)).reshape(64, 8, 8)
+    states[:, 0, :2], states[:, 7, :2] = 0, skills
+    loss, metrics = diversity_loss(oracle, states, skills, SkillSpace("ball", 2), torch.Generator().manual_seed(0))
+    assert loss.item() < 1e-10 and metrics["diversity/explained"].item() == pytest.approx(1)
+    mirrored = states.clone()
+    mirrored[:, 7, 1] *= -1  # the mirror image, right at no angle but by luck
+    assert diversity_loss(oracle, mirrored, skills, SkillSpace("ball", 2), torch.Generator().manual_seed(0))[0] > 0.5
+
+
+def test_the_diversity_loss_of_a_guess_is_the_log_of_the_number_of_skills():
+    class Guess(Discriminator):
+        def forward(self, states, angle, generator):
+            return torch.zeros(len(states), 4)
+
+    space = SkillSpace("discrete", 4)
+    guess = Guess(tiny(skill_space=space).skills, Layout.flat(2))
+    skills = space.sample(256, torch.Generator().manual_seed(0))
+    loss, _ = diversity_loss(guess, torch.zeros(256, 8, 2), skills, space, torch.Generator().manual_seed(0))
+    assert loss.item() == pytest.approx(np.log(4))
+
+
+def test_dual_ascent_raises_the_weight_of_the_prior_while_the_residual_is_above_target(tmp_path):
+    from didi_gym.tensors import load_info
+
+    for target in (0.01, 100.0):
+        out = tmp_path / str(target)
+        train(point_dataset(), tiny(residual_target=target), out, progress=False)
+        weight = load_info(out / "checkpoints" / "skills.safetensors")["memory"]["guidance_weight"]
+        assert weight > 3.0 if target < 1 else weight < 1.0
+
+
+def test_all_settings_are_recorded_beside_the_weights(tmp_path):
+    from didi_gym.config import from_dict
+    from didi_gym.tensors import load_info
+
+    config = tiny(skill_space=SkillSpace("sphere", 3))
+    train(point_dataset(), config, tmp_path, progress=False)
+    assert from_dict(TrainConfig, load_info(tmp_path / "training.safetensors")) == config
+    assert to_dict(config)["skills"]["skill_space"] == {"kind": "sphere", "size": 3}
