@@ -6,7 +6,7 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
@@ -14,6 +14,9 @@ from didi_gym.config import DynamicsConfig, PriorConfig, SkillConfig
 from didi_gym.data import DatasetError
 from didi_gym.hub import SkillPolicyHubError, list_pretrained
 from didi_gym.tensors import SafeFileError
+
+if TYPE_CHECKING:
+    from didi_gym.policy import SkillPolicy
 
 _USAGE = """didi-gym: pretrained skills for reinforcement learning
 
@@ -114,7 +117,8 @@ def train(args: Train) -> None:
 
 def evaluate(args: Evaluate) -> None:
     from didi_gym.data import TrajectoryDataset
-    from didi_gym.evaluation import evaluate_skills, write_pictures
+    from didi_gym.evaluation import evaluate_skills
+    from didi_gym.plots import plot_skill_map
     from didi_gym.policy import SkillPolicy
 
     policy = SkillPolicy.from_pretrained(args.policy, device="cpu")
@@ -141,8 +145,42 @@ def evaluate(args: Evaluate) -> None:
     report.save(output / "results.json")
     for metric, value in asdict(report).items():
         print(f"{metric:28} {value:.3f}" if isinstance(value, float) else f"{metric:28} {value}")
-    write_pictures(policy, held, output, video=args.video, seed=args.seed)
+    if held.paths.shape[-1] >= 2:
+        title = f"{args.policy}: skills held for {args.held_steps} steps in the simulator"
+        plot_skill_map(held.paths[..., :2], held.skills, policy.skill_space, output / "skill_map.png", title=title)
+    else:
+        print("No skill_map.png: it needs two features, the layout has one", file=sys.stderr)
+    if args.video:
+        _film(policy, output / "replay.mp4", args.held_steps)
     print(f"Written to {output}")
+
+
+def _film(policy: SkillPolicy, file: Path, steps: int, skills: int = 8) -> None:
+    """Film evenly spread skills, each held from a reset."""
+    import gymnasium as gym
+
+    from didi_gym.evaluation import SkillSimulator, Start, data_env_id
+    from didi_gym.progress import progress
+    from didi_gym.video import Camera, make_rendered_env, write_video
+
+    class Film(gym.Wrapper):
+        """Takes a picture after every low-level step."""
+
+        def step(self, action: Any) -> Any:
+            result = self.env.step(action)
+            frames.append(camera.frame(caption))
+            return result
+
+    env_id, kwargs = data_env_id(policy)
+    env = make_rendered_env(env_id, **kwargs)
+    simulator, camera, frames, caption = SkillSimulator(policy, Film(env)), Camera(env), [], ""
+    with progress("film", skills) as report:
+        for i, skill in enumerate(policy.skill_space.grid(skills)):
+            caption = f"skill {i + 1} of {skills}"
+            simulator.hold(simulator.visit(Start(seed=0)), skill, steps)
+            report(i + 1, {})
+    write_video(frames, file, env.metadata.get("render_fps", 20))
+    env.close()
 
 
 def collect_ant(args: AntDirections) -> None:

@@ -21,10 +21,12 @@ from didi_gym.execution import InputSelector
 from didi_gym.frames import localize
 from didi_gym.policy import SkillPolicy
 from didi_gym.progress import progress as progress_bar
+from didi_gym.registration import make_low_level
 from didi_gym.tensors import write_atomically
 
 _FIRST_SEED = 1_000_000  # far from the seeds that data sets are made with
 _BURN_IN = 64  # starts lie up to this many steps of random skills after a reset
+_PROBE_STARTS, _PROBE_SKILLS = 4, 4  # starts for the probe, as a multiple, and random skills from each
 _REFERENCE_WINDOWS = 20_000  # data windows among which nearest neighbours are sought
 
 
@@ -40,6 +42,29 @@ class Rollout:
     """The environment ended the episode: a fall, where episodes end for that."""
     contact: float
     """Share of the steps in contact with a geom that was asked for."""
+
+
+@dataclass(frozen=True)
+class Start:
+    """A state of the simulator that can be visited again: a reset, then a state to put it in or actions to replay."""
+
+    seed: int
+    actions: np.ndarray | None = None
+    """`(n, action_dim)`."""
+    state: np.ndarray | None = None
+    """`(state_dim,)`; only where the state is MuJoCo's positions and velocities."""
+
+
+@dataclass(frozen=True)
+class HeldSkills:
+    """Skills held from resets of the environment, for pictures."""
+
+    paths: np.ndarray
+    """The features over time `(n, steps + 1, features)`, environment units; an ended episode stays where it ended."""
+    skills: np.ndarray
+    """`(n, skill_dim)`."""
+    terminated: np.ndarray
+    """Whether the environment ended the episode `(n,)`."""
 
 
 @dataclass(frozen=True)
@@ -107,25 +132,48 @@ class SkillSimulator:
         self._touches = None if contact_geoms is None else _contact_counter(env, contact_geoms)
         self._dtype = env.action_space.dtype
 
-    def make_starts(self, n: int, generator: np.random.Generator, burn_in: int = _BURN_IN) -> list[tuple[int, np.ndarray]]:
-        """`n` starts as (reset seed, actions to replay): up to `burn_in` steps of random skills after a reset."""
+    def starts(self, n: int, dataset: TrajectoryDataset | None, generator: np.random.Generator) -> list[Start]:
+        """`n` states of `dataset` where that is possible, else states after random skills."""
+        found = [] if dataset is None else self.data_starts(n, dataset, generator)
+        return found or self.random_starts(n, generator)
+
+    def data_starts(self, n: int, dataset: TrajectoryDataset, generator: np.random.Generator) -> list[Start]:
+        """`n` states of the data as starts, or an empty list where the simulator cannot be put into a state.
+
+        It can where the state is the positions and velocities of a MuJoCo model, which is found out by comparing.
+        """
+        state = self.visit(Start(_FIRST_SEED))
+        inner = self.env.unwrapped
+        data = getattr(inner, "data", None)
+        if data is None or data.qpos.size + data.qvel.size != len(state) or not np.allclose(np.concatenate([data.qpos, data.qvel]), state, atol=1e-5):
+            return []
+        steps = dataset.window_starts(generator.integers(dataset.num_windows(1), size=n), 1)
+        seeds = _FIRST_SEED + generator.integers(1_000_000, size=n)
+        return [Start(int(seed), state=dataset.observations[step]) for seed, step in zip(seeds, steps, strict=True)]
+
+    def random_starts(self, n: int, generator: np.random.Generator, burn_in: int = _BURN_IN) -> list[Start]:
+        """`n` starts up to `burn_in` steps of random skills after a reset."""
         starts, seed = [], _FIRST_SEED + int(generator.integers(1_000_000))
         while len(starts) < n:
             seed += 1
-            state, actions, ended = self.visit((seed, np.empty((0, self.policy.config.action_dim)))), [], False
+            state, actions, ended = self.visit(Start(seed)), [], False
             for _ in range(0, int(generator.integers(burn_in + 1)), self.policy.config.horizon):
                 skill = self.policy.skill_space.sample(1, generator)[0]
                 rollout = self.hold(state, skill, self.policy.config.horizon)
                 actions.append(rollout.actions)
                 state, ended = rollout.states[-1], ended or rollout.terminated
             if not ended:
-                starts.append((seed, np.concatenate([np.empty((0, self.policy.config.action_dim)), *actions])))
+                starts.append(Start(seed, np.concatenate(actions) if actions else None))
         return starts
 
-    def visit(self, start: tuple[int, np.ndarray]) -> np.ndarray:
-        """Reset to a start and return its state `(state_dim,)`."""
-        observation, _ = self.env.reset(seed=start[0])
-        for action in start[1]:
+    def visit(self, start: Start) -> np.ndarray:
+        """Go to a start and return its state `(state_dim,)`."""
+        observation, _ = self.env.reset(seed=start.seed)
+        if start.state is not None:
+            inner = self.env.unwrapped
+            _set_mujoco_state(inner, start.state[: inner.model.nq], start.state[inner.model.nq :])  # type: ignore[attr-defined]
+            return start.state
+        for action in () if start.actions is None else start.actions:
             observation = self.env.step(action.astype(self._dtype))[0]
         return self._select(observation)
 
@@ -151,7 +199,7 @@ def evaluate_skills(
     env: gym.Env | None = None,
     dataset: TrajectoryDataset | None = None,
     *,
-    starts: int = 32,
+    starts: int = 64,
     skills: int = 16,
     held_skills: int = 8,
     held_episodes: int = 16,
@@ -159,43 +207,47 @@ def evaluate_skills(
     contact_geoms: str | None = None,
     seed: int = 0,
     progress: bool = True,
-) -> tuple[SkillReport, dict[str, np.ndarray]]:
+) -> tuple[SkillReport, HeldSkills]:
     """Roll skills out from held-out starts and measure them.
 
     Args:
         policy: Loaded beside its `training.safetensors` where planned spread and plan error are wanted.
         env: Default: the environment of its data set.
-        dataset: Data to measure fidelity against; its held-out tenth sets the yardstick.
-        starts: Start states: reset and up to 64 steps of random skills, from seeds no data set was made with.
+        dataset: Data to measure fidelity against; its held-out tenth sets the yardstick and gives the start states.
+        starts: Start states: of the held-out data where the simulator can be put into them; else resets, from seeds no
+            data set was made with, and up to 64 steps of random skills.
         skills: Skills compared from each start, spread over the skill space.
         held_skills, held_episodes, held_steps: Skills held from a reset, resets each, and for how long.
         contact_geoms: Regular expression of MuJoCo geom names to count contacts with, e.g. `block`.
 
     Returns:
-        The report, and the held rollouts for pictures: `paths` `(n, held_steps + 1, features)`, `skills`.
+        The report, and the held skills for pictures.
     """
     config, generator = policy.config, np.random.default_rng(seed)
     simulator = SkillSimulator(policy, env or make_data_env(policy), contact_geoms)
     features, horizon = list(config.layout.features), config.horizon
     grid = policy.skill_space.grid(skills)
     scale = policy.normalizer.scale.cpu().numpy()[features]
-    begins = simulator.make_starts(starts, generator)
-    total = 3 * starts * len(grid) + held_skills * held_episodes
+    held_out = None if dataset is None else dataset.split()[1]
+    begins = simulator.starts(starts, held_out, generator)
+    probe_begins = simulator.starts(_PROBE_STARTS * starts, held_out, generator)
+    total = 2 * len(begins) * len(grid) + len(probe_begins) * _PROBE_SKILLS
     with progress_bar("evaluate", total, progress) as report:
         done = iter(range(1, total + 1))
 
-        def roll(start: tuple[int, np.ndarray], skill: np.ndarray, steps: int, every: int | None = None) -> Rollout:
-            rollout = simulator.hold(simulator.visit(start), skill, steps, every)
+        def roll(start: Start, skill: np.ndarray, every: int | None = None) -> Rollout:
+            rollout = simulator.hold(simulator.visit(start), skill, horizon, every)
             report(next(done), {})
             return rollout
 
-        closed = [[roll(start, z, horizon) for z in grid] for start in begins]
-        opened = [[roll(start, z, horizon, horizon) for z in grid] for start in begins]
-        drawn = policy.skill_space.sample(starts * len(grid), generator).reshape(starts, len(grid), -1)
-        random = [[roll(start, z, horizon) for z in row] for start, row in zip(begins, drawn, strict=True)]
-        held_grid = policy.skill_space.grid(held_skills)
-        resets = simulator.make_starts(held_episodes, generator, burn_in=0)
-        held = [[roll(start, z, held_steps) for z in held_grid] for start in resets]
+        closed = [[roll(start, z) for z in grid] for start in begins]
+        opened = [[roll(start, z, horizon) for z in grid] for start in begins]
+        drawn = policy.skill_space.sample(len(probe_begins) * _PROBE_SKILLS, generator)
+        drawn = drawn.reshape(len(probe_begins), _PROBE_SKILLS, -1)
+        random = [[roll(start, z) for z in row] for start, row in zip(probe_begins, drawn, strict=True)]
+    held = hold_skills(
+        policy, simulator.env, skills=held_skills, episodes=held_episodes, steps=held_steps, seed=seed, progress=progress
+    )
 
     def changes(rollouts: list[list[Rollout]], at: int) -> np.ndarray:
         rows = [[r.states[min(at, len(r.states) - 1)] - r.states[0] for r in row] for row in rollouts]
@@ -207,13 +259,13 @@ def evaluate_skills(
     open_changes = changes(opened, horizon - 1)
     bits, accuracy = _mutual_information(_signatures(closed, features, scale), len(grid), seed)
     probe = accuracy if policy.skill_space.is_discrete else _probe(_signatures(random, features, scale), drawn, seed)
-    held_changes = changes(held, held_steps)
+    held_changes = (held.paths[:, -1] - held.paths[:, 0]).reshape(held_episodes, -1, len(features))
     report_ = SkillReport(
         starts=starts,
         skills=len(grid),
         real_spread=real_spread,
         planned_spread=planned_spread,
-        spread_ratio=real_spread / planned_spread,
+        spread_ratio=real_spread / planned_spread if planned_spread > 0 else math.nan,
         open_loop_spread=_spread(open_changes),
         plan_error=float(np.sqrt(np.square(open_changes - planned).sum(-1).mean())),
         probe=probe,
@@ -221,27 +273,54 @@ def evaluate_skills(
         mutual_information_ceiling=math.log2(len(grid)),
         fidelity=math.nan if dataset is None else _fidelity(policy, dataset, [r for row in closed for r in row], seed),
         held_steps=held_steps,
-        held_distance=float(np.linalg.norm(held_changes * scale, axis=-1).mean()),
-        direction_error_degrees=_direction_error(held_grid, held_changes),
-        falls=float(np.mean([r.terminated for row in held for r in row])),
+        held_distance=float(np.linalg.norm(held_changes, axis=-1).mean()),
+        direction_error_degrees=_direction_error(policy.skill_space.grid(held_skills), held_changes),
+        falls=float(held.terminated.mean()),
         contact=float(np.mean([r.contact for row in closed for r in row])),
     )
-    paths = [_padded(r.states[:, features], held_steps + 1) for row in held for r in row]
-    return report_, {"paths": np.stack(paths), "skills": np.tile(held_grid, (held_episodes, 1))}
+    return report_, held
 
 
-def make_data_env(policy: SkillPolicy, **kwargs: Any) -> gym.Env:
-    """The environment that the policy's data set was recorded in.
+def hold_skills(
+    policy: SkillPolicy,
+    env: gym.Env | None = None,
+    *,
+    skills: int = 8,
+    episodes: int = 16,
+    steps: int = 96,
+    seed: int = 0,
+    progress: bool = True,
+) -> HeldSkills:
+    """Hold each of `skills` evenly spread skills for `steps` environment steps, from the same `episodes` resets."""
+    simulator = SkillSimulator(policy, env or make_data_env(policy))
+    grid = policy.skill_space.grid(skills)
+    resets = simulator.random_starts(episodes, np.random.default_rng(seed), burn_in=0)
+    rollouts = []
+    with progress_bar("hold skills", episodes * len(grid), progress) as report:
+        for start in resets:
+            for z in grid:
+                rollouts.append(simulator.hold(simulator.visit(start), z, steps))
+                report(len(rollouts), {})
+    features = list(policy.config.layout.features)
+    paths = np.stack([_padded(r.states[:, features], steps + 1) for r in rollouts])
+    return HeldSkills(paths, np.tile(grid, (episodes, 1)), np.array([r.terminated for r in rollouts]))
+
+
+def data_env_id(policy: SkillPolicy) -> tuple[str, dict[str, Any]]:
+    """Id and settings of the environment that the policy's data set was recorded in.
 
     Raises:
         ValueError: the data set did not say.
     """
-    config = policy.config
-    if config.env_id is None:
-        raise ValueError("the policy's data set names no environment; pass one (--env)")
-    from didi_gym.registration import _make_low_level as make_env
+    if policy.config.env_id is None:
+        raise ValueError("the policy's data set names no environment; pass env=, one whose observation is its state")
+    return policy.config.env_id, policy.config.env_kwargs
 
-    return make_env(config.env_id, **{**config.env_kwargs, **kwargs})
+
+def make_data_env(policy: SkillPolicy) -> gym.Env:
+    """The environment that the policy's data set was recorded in."""
+    env_id, kwargs = data_env_id(policy)
+    return make_low_level(env_id, **kwargs)
 
 
 def _planned(policy: SkillPolicy, rollouts: list[Rollout]) -> np.ndarray:
@@ -368,6 +447,14 @@ def _embed(policy: SkillPolicy, states: np.ndarray, actions: np.ndarray) -> torc
 
 def _nearest(x: torch.Tensor, reference: torch.Tensor) -> torch.Tensor:
     return torch.cat([torch.cdist(part, reference).amin(1) for part in x.split(256)])
+
+
+def _set_mujoco_state(inner: Any, qpos: np.ndarray, qvel: np.ndarray) -> None:
+    import mujoco
+
+    mujoco.mj_resetData(inner.model, inner.data)
+    inner.data.qpos[:], inner.data.qvel[:] = qpos, qvel
+    mujoco.mj_forward(inner.model, inner.data)
 
 
 def _padded(states: np.ndarray, length: int) -> np.ndarray:

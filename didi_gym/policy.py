@@ -257,7 +257,8 @@ class SkillPolicy(nn.Module):
                 policy.attach_dynamics(DynamicsEnsemble.from_training(folder / TRAINING_FILE, policy.config))
         except SafeFileError as error:
             raise hub.SkillPolicyHubError(str(error)) from error
-        policy.name_or_path, policy.revision = str(name_or_path).partition("@")[0], commit
+        policy.name_or_path = str(name_or_path) if commit is None else str(name_or_path).partition("@")[0]
+        policy.revision = commit
         return policy.eval().requires_grad_(False).to(pick_device(device))
 
 

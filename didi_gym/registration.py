@@ -32,7 +32,7 @@ def make(env_id: str | EnvSpec, policy: str | Path | SkillPolicy, **kwargs: Any)
         >>> env = didi_gym.make("PointMaze_Medium-v3", "pointmaze-medium", skill_duration=8, max_episode_steps=400)
     """
     settings = {name: kwargs.pop(name) for name in WRAPPER_SETTINGS & kwargs.keys()}
-    env = _make_low_level(env_id, **kwargs)
+    env = make_low_level(env_id, **kwargs)
     try:
         return SkillActionWrapper(env, policy, **settings)
     except Exception:
@@ -40,7 +40,8 @@ def make(env_id: str | EnvSpec, policy: str | Path | SkillPolicy, **kwargs: Any)
         raise
 
 
-def _make_low_level(env_id: str | EnvSpec, **kwargs: Any) -> gym.Env:
+def make_low_level(env_id: str | EnvSpec, **kwargs: Any) -> gym.Env:
+    """`gymnasium.make`, which knows the ids of gymnasium-robotics without an import."""
     try:
         return gym.make(env_id, **kwargs)
     except gym.error.UnregisteredEnv as unknown:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import atexit
 import contextlib
 import functools
-import importlib
 import os
 import subprocess
 import sys
@@ -20,6 +19,8 @@ from typing import TYPE_CHECKING, Any
 
 import gymnasium as gym
 import numpy as np
+
+from didi_gym.registration import make_low_level
 
 if TYPE_CHECKING:
     from PIL import Image, ImageDraw
@@ -122,14 +123,14 @@ def make_rendered_env(env_id: str, **kwargs: Any) -> gym.Env:
         **kwargs: for `gymnasium.make`.
     """
     try:
-        env = _make(env_id, render_mode="rgb_array", **kwargs)
+        env = make_low_level(env_id, render_mode="rgb_array", **kwargs)
     except gym.error.NameNotFound:
         raise
     except Exception:
-        return _make(env_id, **kwargs)
+        return make_low_level(env_id, **kwargs)
     if _mujoco_of(env) is not None and opengl_backend() is None:
         env.close()
-        return _make(env_id, **kwargs)
+        return make_low_level(env_id, **kwargs)
     return env
 
 
@@ -215,15 +216,6 @@ def _even_frames(frames: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
                 f"{picture.dtype}"
             )
         yield np.pad(picture, ((0, picture.shape[0] % 2), (0, picture.shape[1] % 2), (0, 0)), mode="edge")
-
-
-def _make(env_id: str, **kwargs: Any) -> gym.Env:
-    try:
-        return gym.make(env_id, **kwargs)
-    except gym.error.UnregisteredEnv:
-        with contextlib.suppress(ImportError):
-            gym.register_envs(importlib.import_module("gymnasium_robotics"))
-    return gym.make(env_id, **kwargs)
 
 
 def _close(env: weakref.ref[gym.Env]) -> None:

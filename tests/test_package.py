@@ -21,7 +21,8 @@ ROWS = [  # a module imports only from the rows above its own; a subpackage also
     ["normalization", "diffusion", "dynamics", "discriminator", "data"],
     ["policy", "losses", "execution"],
     ["training", "wrappers"],
-    ["evaluation", "plots", "video", "registration", "sb3", "collect"],
+    ["registration", "plots", "sb3", "collect"],
+    ["evaluation", "video"],
     ["cli", "__main__"],
 ]
 ROW_OF = {name: number for number, names in enumerate(ROWS) for name in names}
