@@ -59,7 +59,7 @@ class TrainingState(Generic[Module]):
 
     def averaged(self) -> Module:
         """The averaged module, frozen, for use."""
-        return self.average.module.eval().requires_grad_(False)  # type: ignore[return-value, union-attr]
+        return self.average.module.eval().requires_grad_(False)  # type: ignore[return-value]
 
     def save_if_due(self) -> None:
         if time.monotonic() - self._saved_at >= _SAVE_SECONDS:

@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
+import gymnasium as gym
 import tyro
 
 from didi_gym.config import DynamicsConfig, PriorConfig, SkillConfig
 from didi_gym.data import DatasetError
-from didi_gym.hub import SkillPolicyHubError, list_pretrained
-from didi_gym.tensors import SafeFileError
+from didi_gym.hub import list_pretrained
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from didi_gym.policy import SkillPolicy
 
 _USAGE = """didi-gym: pretrained skills for reinforcement learning
@@ -57,10 +60,12 @@ class Train:
 class Evaluate:
     """Roll skills out in the simulator and write results.json, skill_map.png and replay.mp4."""
 
-    policy: Annotated[str, tyro.conf.Positional]
+    policy: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="POLICY")]
     """Bundled name, folder, or Hub id."""
     output: Path | None = None
     """Folder to write to; default: the policy's own folder, or ./NAME-evaluation for others."""
+    env: str | None = None
+    """Environment to roll out in; default: the one its data set was recorded in."""
     dataset: str | None = None
     """Data set to measure fidelity against; default: the policy's own, where it is on this disk."""
     starts: int = 32
@@ -81,7 +86,7 @@ class AntDirections:
     """Make `didi/ant-directions-v0`: an ant walking in all directions, from a search over open-loop gaits."""
 
     dataset: str = "didi/ant-directions-v0"
-    steps: int = 160_000
+    steps: int = 300_000
     seed: int = 0
     overwrite: bool = False
     """Replace a data set of that id."""
@@ -104,38 +109,53 @@ def train(args: Train) -> None:
     from didi_gym.training import TrainConfig, write_run
     from didi_gym.training import train as run
 
-    config = TrainConfig(args.skills, args.prior, args.dynamics, args.seed)
     dataset = TrajectoryDataset.from_minari(
         args.dataset, keys=args.keys or None, indices=args.indices or None, download=args.download
     )
-    training, _ = dataset.split()
-    write_run(args.output, config, args.dataset)
-    print(f"{len(training.lengths)} episodes of {args.dataset} for training, a tenth held out", file=sys.stderr)
+    dataset.require_horizon(2)
+    dataset.require_change()
+    horizon = args.skills.horizon or dataset.suggest_horizon()
+    config = TrainConfig(replace(args.skills, horizon=horizon), args.prior, args.dynamics, args.seed)
+    training, held_out = dataset.split(horizon=horizon)
+    write_run(args.output, config, args.dataset, keys=args.keys, indices=args.indices)
+    short = int((dataset.lengths < horizon).sum())
+    print(
+        f"{args.dataset}: horizon {horizon}, {len(training.lengths)} episodes for training, "
+        + ("the same one for evaluation" if short == len(dataset.lengths) - 1 else f"{len(held_out.lengths)} held out")
+        + (f", {short} left out as shorter than the horizon" if short else ""),
+        file=sys.stderr,
+    )
     run(training, config, args.output, device=pick_device(args.device))
     print(f"Skill policy written to {args.output}. Next: didi-gym evaluate {args.output}")
 
 
 def evaluate(args: Evaluate) -> None:
     from didi_gym.data import TrajectoryDataset
-    from didi_gym.evaluation import evaluate_skills
+    from didi_gym.evaluation import data_env_id, evaluate_skills
     from didi_gym.plots import plot_skill_map
     from didi_gym.policy import SkillPolicy
+    from didi_gym.registration import make_low_level
+    from didi_gym.video import make_rendered_env
 
     policy = SkillPolicy.from_pretrained(args.policy, device="cpu")
     here = Path(args.policy).expanduser()
     output = args.output or (here if here.is_dir() else Path(f"{here.name}-evaluation"))
     output.mkdir(parents=True, exist_ok=True)
-    dataset, name = None, args.dataset or policy.config.dataset_id
-    if name is not None:
+    layout, dataset = policy.config.layout, None
+    if (name := args.dataset or policy.config.dataset_id) is not None:
+        source = layout.state_source
+        keys, indices = (None, None) if source is None else (source.keys or None, source.indices)
         try:
-            dataset = TrajectoryDataset.from_minari(name)
+            dataset = TrajectoryDataset.from_minari(name, keys=keys, indices=indices, layout=layout)
         except DatasetError as error:
             if args.dataset is not None:
                 raise
             print(f"Fidelity is left out: {error}", file=sys.stderr)
+    env_id, env_kwargs = data_env_id(policy) if args.env is None else (args.env, {})
     report, held = evaluate_skills(
         policy,
-        dataset=dataset,
+        make_low_level(env_id, **env_kwargs),
+        dataset,
         starts=args.starts,
         skills=args.skills,
         held_steps=args.held_steps,
@@ -147,21 +167,30 @@ def evaluate(args: Evaluate) -> None:
         print(f"{metric:28} {value:.3f}" if isinstance(value, float) else f"{metric:28} {value}")
     if held.paths.shape[-1] >= 2:
         title = f"{args.policy}: skills held for {args.held_steps} steps in the simulator"
-        plot_skill_map(held.paths[..., :2], held.skills, policy.skill_space, output / "skill_map.png", title=title)
+        with _where_possible("skill_map.png"):
+            plot_skill_map(held.paths[..., :2], held.skills, policy.skill_space, output / "skill_map.png", title=title)
     else:
         print("No skill_map.png: it needs two features, the layout has one", file=sys.stderr)
     if args.video:
-        _film(policy, output / "replay.mp4", args.held_steps)
+        with _where_possible("replay.mp4"):
+            _film(policy, make_rendered_env(env_id, **env_kwargs), output / "replay.mp4", args.held_steps)
     print(f"Written to {output}")
 
 
-def _film(policy: SkillPolicy, file: Path, steps: int, skills: int = 8) -> None:
-    """Film evenly spread skills, each held from a reset."""
-    import gymnasium as gym
+@contextmanager
+def _where_possible(file: str) -> Iterator[None]:
+    """Say why a picture cannot be made here, and go on: the numbers do not need it."""
+    try:
+        yield
+    except (ImportError, RuntimeError, gym.error.Error) as error:
+        print(f"No {file}: {error}", file=sys.stderr)
 
-    from didi_gym.evaluation import SkillSimulator, Start, data_env_id
+
+def _film(policy: SkillPolicy, env: gym.Env, file: Path, steps: int, skills: int = 8) -> None:
+    """Film evenly spread skills, each held from a reset."""
+    from didi_gym.evaluation import SkillSimulator, Start
     from didi_gym.progress import progress
-    from didi_gym.video import Camera, make_rendered_env, write_video
+    from didi_gym.video import Camera, write_video
 
     class Film(gym.Wrapper):
         """Takes a picture after every low-level step."""
@@ -171,9 +200,8 @@ def _film(policy: SkillPolicy, file: Path, steps: int, skills: int = 8) -> None:
             frames.append(camera.frame(caption))
             return result
 
-    env_id, kwargs = data_env_id(policy)
-    env = make_rendered_env(env_id, **kwargs)
-    simulator, camera, frames, caption = SkillSimulator(policy, Film(env)), Camera(env), [], ""
+    frames: list[np.ndarray] = []
+    simulator, camera, caption = SkillSimulator(policy, Film(env)), Camera(env), ""
     with progress("film", skills) as report:
         for i, skill in enumerate(policy.skill_space.grid(skills)):
             caption = f"skill {i + 1} of {skills}"
@@ -204,16 +232,17 @@ _DATA: dict[str, tuple[type, Callable[[Any], None]]] = {
 def run(arguments: Sequence[str]) -> None:
     """Run one command; errors a user can mend are raised as exceptions with a sentence."""
     command, rest = (arguments[0] if arguments else "--help"), list(arguments[1:])
+    asks_help = rest[:1] in (["--help"], ["-h"])
     if command == "train":
         train(tyro.cli(Train, args=rest, prog="didi-gym train"))
     elif command == "evaluate":
         evaluate(tyro.cli(Evaluate, args=rest, prog="didi-gym evaluate"))
-    elif command == "list":
+    elif command == "list" and not rest:
         print("\n".join(list_pretrained()))
     elif command == "data" and rest and rest[0] in _DATA:
         settings, function = _DATA[rest[0]]
         function(tyro.cli(settings, args=rest[1:], prog=f"didi-gym data {rest[0]}"))
-    elif command in ("--help", "-h"):
+    elif command in ("--help", "-h") or (command in ("data", "list") and asks_help):
         print(_USAGE)
     else:
         raise SystemExit(f"didi-gym: no command {' '.join(arguments[:2])!r}\n\n{_USAGE}")
@@ -223,8 +252,9 @@ def main() -> None:
     """Entry point of `didi-gym`: exit code 1 and one sentence for errors a user can mend, 130 after Ctrl-C."""
     try:
         run(sys.argv[1:])
-    except (DatasetError, SkillPolicyHubError, SafeFileError, FileExistsError, ValueError, ImportError) as error:
+    except (ValueError, OSError, ImportError, FloatingPointError, gym.error.Error) as error:
         raise SystemExit(f"didi-gym: {error}") from error
     except KeyboardInterrupt as stop:
-        print(f"\ndidi-gym: stopped. {stop} Nothing is lost: the same command continues.", file=sys.stderr)
+        lost = f" {stop} Nothing is lost: the same command continues." if sys.argv[1:2] == ["train"] else ""
+        print(f"\ndidi-gym: stopped.{lost}", file=sys.stderr)
         raise SystemExit(130) from stop

@@ -94,7 +94,8 @@ class Layout:
         for source in self.sources:
             if len(source.indices) != len(self.policy_inputs):
                 raise ValueError(
-                    f"layout: a source selects {len(source.indices)} numbers, the policy reads {len(self.policy_inputs)}"
+                    f"layout: a source selects {len(source.indices)} numbers, the policy reads "
+                    f"{len(self.policy_inputs)}"
                 )
 
     @staticmethod
@@ -149,8 +150,8 @@ class DynamicsConfig:
 class SkillConfig:
     """Settings of the joint DIDI objective: contextual policy and discriminator under the diffusion prior."""
 
-    horizon: int = 16
-    """Length H of a trajectory, in environment steps."""
+    horizon: int | None = None
+    """Length H of a trajectory, in environment steps; default: what `TrajectoryDataset.suggest_horizon` finds."""
     skill_space: SkillSpace = field(default_factory=lambda: SkillSpace("ball", 2))
     consistency: Literal["dynamics", "joint"] = "dynamics"
     """`dynamics`: states follow from the actions through the learned dynamics; `joint`: the paper's form, the policy
@@ -160,10 +161,16 @@ class SkillConfig:
     learning_rate: float = 1e-3
     width: int = 256
     depth: int = 3
+    plans: tuple[int, ...] = (8, 4, 2, 1)
+    """Plans that make up one trajectory in training, drawn from these per batch: plans are trained as they are
+    executed, each to its first part. 1 is the paper's single pass; `consistency="joint"` always has one."""
     diversity_weight: float = 1.0
     """Weight of the mutual-information lower bound."""
-    residual_target: float = 0.75
-    """Dual ascent holds the policy's denoising residual at this multiple of the data's own; 0 keeps the initial weight."""
+    residual_target: float = 0.6
+    """Dual ascent holds the policy's denoising residual at this multiple of the data's own; 0 keeps the weight."""
+    diversity_floor: float = 0.8
+    """Share of z that the discriminator must explain (R^2, or mutual information over its ceiling) for dual ascent to
+    raise the guidance weight: below it, a stronger prior would buy fidelity with collapsed skills."""
     guidance_weight: float = 3.0
     """Weight of the diffusion regulariser, at the start where dual ascent tunes it."""
     guidance_weight_max: float = 100.0
@@ -177,16 +184,17 @@ class SkillConfig:
     """Instants, evenly spaced over the horizon, at which the discriminator looks."""
     discriminator_width: int = 128
     ema_decay: float = 0.99
-    replan_every: int = 4
-    """Default of the policy for environment steps executed of each plan."""
 
     def __post_init__(self) -> None:
         require_positive(self, "steps", "batch_size", "learning_rate", "width", "depth", "discriminator_width")
         require_between(self, "ema_decay", 0, 1)
-        if self.horizon < 2:
+        if self.horizon is not None and self.horizon < 2:
             raise ValueError(f"horizon must be at least 2 environment steps, got {self.horizon}")
-        if not 1 <= self.feature_times < self.horizon:
-            raise ValueError(f"feature_times must be in 1..{self.horizon - 1}, got {self.feature_times}")
+        longest = (self.horizon or 8) - 1
+        if not 1 <= self.feature_times <= longest:
+            raise ValueError(f"feature_times must be in 1..{longest}, got {self.feature_times}")
+        if not self.plans or min(self.plans) < 1:
+            raise ValueError(f"plans must name at least one positive number, got {self.plans}")
         low, high = self.noise_range
         if not 0 <= low < high <= 1:
             raise ValueError(f"noise_range must satisfy 0 <= low < high <= 1, got {self.noise_range}")
@@ -253,7 +261,7 @@ def from_dict(cls: type[Config], data: Any) -> Config:
 def _decode(kind: Any, data: Any, path: str) -> Any:
     origin, args = get_origin(kind), get_args(kind)
     where = path or "config"
-    if dataclasses.is_dataclass(kind):
+    if isinstance(kind, type) and dataclasses.is_dataclass(kind):
         return _decode_dataclass(kind, data, path)
     if kind is Any:
         return data

@@ -11,8 +11,15 @@ import numpy as np
 from gymnasium import spaces
 
 from didi_gym.config import Layout, ObservationSource, from_dict
+from didi_gym.frames import localize
 
 LAYOUT_KEY, KEYS_KEY = "didi_gym_layout", "didi_gym_keys"  # metadata a data set may carry about itself
+_UNBOUNDED = 1e9  # no actuator takes numbers of this size
+
+
+_HORIZONS = (8, 16, 24, 32, 48, 64, 96)
+_SUGGEST_WINDOWS = 16_000
+_UNEXPLAINED = 0.25  # share of the change that must be open: chosen on ant and point-maze data, docs/decisions.md
 
 
 class DatasetError(ValueError):
@@ -64,8 +71,50 @@ class TrajectoryDataset:
             longest = int(self.lengths.max(initial=0))
             raise DatasetError(
                 f"no episode is as long as the horizon: the longest of {len(self.lengths)} episodes has {longest} "
-                f"steps, the horizon is {horizon}; choose a horizon of at most {longest}"
+                f"steps, the horizon is {horizon}; "
+                + (f"choose a horizon of at most {longest}" if longest > 1 else "record longer episodes")
             )
+
+    def require_change(self) -> None:
+        """Raise DatasetError where no action ever differs or no feature changes in any episode."""
+        states = self.observations[:, list(self.layout.features)]
+        ends = zip(self.starts, self.starts + self.lengths, strict=True)
+        changes = {
+            "action differs": bool((self.actions != self.actions[:1]).any()),
+            "feature changes in any episode": any(bool((states[a:b] != states[a]).any()) for a, b in ends if b > a),
+        }
+        for what, found in changes.items():
+            if not found:
+                raise DatasetError(f"no {what}: this data set holds no behaviours that skills could be learned from")
+
+    def suggest_horizon(self, seed: int = 0) -> int:
+        """The shortest horizon at which a skill can matter.
+
+        Over a short time a body goes where it already goes, whatever the skill. So: the first of 8, 16, 24, 32, 48, 64,
+        96 steps over which the first state explains at most three quarters of the variance of the features' change
+        (quadratic regression, held-out windows); the longest that half of the data allows where none does.
+
+        Raises:
+            DatasetError: no episode has 8 steps.
+        """
+        self.require_horizon(_HORIZONS[0])
+        least = min(self.num_windows(_HORIZONS[0]), self.lengths.sum() // 2)  # of most of the data, not of one episode
+        possible = [h for h in _HORIZONS if self.num_windows(h) >= least]
+        generator = np.random.default_rng(seed)
+        for horizon in possible:
+            starts = self.window_starts(generator.integers(self.num_windows(horizon), size=_SUGGEST_WINDOWS), horizon)
+            states = localize(self.windows(starts, horizon)[0], self.layout)[0].astype(np.float64)
+            first = states[:, 0, list(self.layout.policy_inputs)]
+            first = (first - first.mean(0)) / np.maximum(first.std(0), 1e-6)
+            change = (states[:, -1] - states[:, 0])[:, list(self.layout.features)]
+            change = (change - change.mean(0)) / np.maximum(change.std(0), 1e-6)
+            known = np.concatenate([first, first**2, np.ones((len(first), 1))], axis=1)
+            half = len(known) // 2
+            weights = np.linalg.lstsq(known[:half], change[:half], rcond=None)[0]
+            unexplained = np.square(change[half:] - known[half:] @ weights).sum() / np.square(change[half:]).sum()
+            if unexplained >= _UNEXPLAINED:
+                return horizon
+        return possible[-1]
 
     def window_starts(self, indices: np.ndarray, horizon: int) -> np.ndarray:
         """Steps `(n,)` at which the windows numbered `indices` (0..num_windows-1) start."""
@@ -79,12 +128,24 @@ class TrajectoryDataset:
         steps = np.asarray(starts)[:, None] + np.arange(horizon)
         return self.observations[steps], self.actions[steps]
 
-    def split(self, held_out: float = 0.1, seed: int = 0) -> tuple[TrajectoryDataset, TrajectoryDataset]:
-        """Split by episodes into (training, held-out) views of the same arrays; a single episode is in both."""
-        order = np.random.default_rng(seed).permutation(len(self.lengths))
+    def split(
+        self, held_out: float = 0.1, seed: int = 0, horizon: int = 1
+    ) -> tuple[TrajectoryDataset, TrajectoryDataset]:
+        """Split by episodes into (training, held-out) views of the same arrays; a single episode is in both.
+
+        Episodes shorter than `horizon`, which hold no window, are in neither: both parts can be drawn from.
+
+        Raises:
+            DatasetError: no episode is as long as `horizon`.
+        """
+        self.require_horizon(horizon)
+        usable = np.flatnonzero(self.lengths >= horizon)
+        order = usable[np.random.default_rng(seed).permutation(len(usable))]
         n = max(1, round(held_out * len(order)))
         train, test = (order[n:], order[:n]) if len(order) > 1 else (order, order)
-        return tuple(replace(self, starts=self.starts[np.sort(e)], lengths=self.lengths[np.sort(e)]) for e in (train, test))  # type: ignore[return-value]
+        return tuple(
+            replace(self, starts=self.starts[np.sort(e)], lengths=self.lengths[np.sort(e)]) for e in (train, test)
+        )  # type: ignore[return-value]
 
     @classmethod
     def from_episodes(
@@ -136,19 +197,21 @@ class TrajectoryDataset:
         keys = _choose_keys(dataset.observation_space, keys)
         space = dataset.action_space
         if not isinstance(space, spaces.Box) or len(space.shape) != 1:
-            raise DatasetError(f"actions must be a flat Box, got {space}; discrete actions are not supported yet")
+            raise DatasetError(f"actions must be a flat Box, got {space}; discrete and nested are not supported yet")
+        if not np.issubdtype(space.dtype, np.floating):
+            raise DatasetError(f"actions must be real numbers, got {space}; whole numbers are not supported yet")
+        source = _state_source(dataset.observation_space, keys, indices)
         packer = _Packer(int(dataset.total_steps))
         for episode in dataset.iterate_episodes():
             observations = _join(episode.observations, keys, episode.id)
             if indices is not None:
                 observations = observations[:, list(indices)]
             packer.add(episode.id, observations, episode.actions)
-        source = _state_source(dataset.observation_space, keys, indices)
         if layout is None:
             layout = replace(Layout.flat(len(source.indices)), sources=(source,))
         layout = replace(layout, state_source=source)
         spec = dataset.env_spec
-        kwargs = {} if spec is None else {k: v for k, v in spec.kwargs.items() if _is_json(v)}
+        kwargs = {} if spec is None else {k: v for k, v in spec.kwargs.items() if _is_json(v) and k != "render_mode"}
         return packer.finish(
             layout,
             action_low=space.low,
@@ -171,7 +234,9 @@ class _Packer:
     def add(self, episode: Any, observations: np.ndarray, actions: np.ndarray) -> None:
         for name, array in (("observations", observations), ("actions", actions)):
             if array.ndim != 2 or array.dtype.kind not in "fiub":
-                raise DatasetError(f"episode {episode}: {name} must be rows of numbers, got {array.shape} {array.dtype}")
+                raise DatasetError(
+                    f"episode {episode}: {name} must be rows of numbers, got {array.shape} {array.dtype}"
+                )
             if not np.isfinite(array).all():
                 row, column = np.argwhere(~np.isfinite(array))[0]
                 raise DatasetError(
@@ -185,10 +250,14 @@ class _Packer:
             self.observations = np.empty((self.steps, observations.shape[1]), np.float32)
             self.actions = np.empty((self.steps, actions.shape[1]), np.float32)
         end = self.used + len(actions)
-        for name, array, packed in (("observations", observations, self.observations), ("actions", actions, self.actions)):
+        for name, array, packed in (
+            ("observations", observations, self.observations),
+            ("actions", actions, self.actions),
+        ):
             if array.shape[1] != packed.shape[1]:
                 raise DatasetError(
-                    f"episode {episode}: {name} have {array.shape[1]} numbers, those of earlier episodes {packed.shape[1]}"
+                    f"episode {episode}: {name} have {array.shape[1]} numbers, those of earlier episodes "
+                    f"{packed.shape[1]}"
                 )
             packed[self.used : end] = array[: len(actions)]
         self.starts.append(self.used)
@@ -199,12 +268,19 @@ class _Packer:
             raise DatasetError("the data set has no episodes")
         observations, actions = self.observations[: self.used], self.actions[: self.used]
         starts = np.asarray(self.starts, np.int64)
-        low, high = (np.asarray(about.pop(k, v), np.float32) for k, v in (("action_low", -np.inf), ("action_high", np.inf)))
-        low = np.where(np.isfinite(low), low, actions.min(0))
-        high = np.where(np.isfinite(high), high, actions.max(0))
+        low, high = (
+            np.asarray(about.pop(k, v), np.float32) for k, v in (("action_low", -np.inf), ("action_high", np.inf))
+        )
+        low = np.where(is_bound(low), low, actions.min(0))
+        high = np.where(is_bound(high), high, actions.max(0))
         lengths = np.diff(starts, append=self.used)
         layout = layout or Layout.flat(observations.shape[1])
         return TrajectoryDataset(observations, actions, starts, lengths, layout, low, high, **about)
+
+
+def is_bound(limit: np.ndarray) -> np.ndarray:
+    """Where an action limit is one: some spaces write the largest float for infinity."""
+    return np.abs(limit) < _UNBOUNDED
 
 
 def _choose_keys(space: spaces.Space, keys: Sequence[str] | None) -> tuple[str, ...]:
@@ -218,7 +294,9 @@ def _choose_keys(space: spaces.Space, keys: Sequence[str] | None) -> tuple[str, 
     for key in chosen:
         box = space.spaces.get(key)
         if not isinstance(box, spaces.Box) or len(box.shape) != 1:
-            raise DatasetError(f"observation key {key!r} must be a flat Box, got {box}; choose among {list(space.spaces)}")
+            raise DatasetError(
+                f"observation key {key!r} must be a flat Box, got {box}; choose among {list(space.spaces)}"
+            )
     return chosen
 
 
@@ -232,8 +310,8 @@ def _join(observations: Any, keys: tuple[str, ...], episode: Any) -> np.ndarray:
 
 
 def _state_source(space: spaces.Space, keys: tuple[str, ...], indices: Sequence[int] | None) -> ObservationSource:
-    boxes = [space[key] for key in keys] if keys else [space]  # type: ignore[index]
-    size = sum(box.shape[0] for box in boxes)  # type: ignore[index]
+    boxes: list[Any] = [space[key] for key in keys] if isinstance(space, spaces.Dict) else [space]
+    size = sum(int(box.shape[0]) for box in boxes)
     return ObservationSource(size, tuple(range(size)) if indices is None else tuple(int(i) for i in indices), keys)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -79,7 +80,7 @@ class DiffusionPrior(nn.Module):
             `(batch, horizon, state_dim + action_dim)`, normalised.
         """
         shape = (len(first), self.horizon, self.state_dim + self.action_dim)
-        noise = {"generator": generator, "device": first.device}
+        noise: dict[str, Any] = {"generator": generator, "device": first.device}
         x = torch.randn(shape, **noise)
         times = torch.linspace(len(self.schedule) - 1, 0, sampling_steps or len(self.schedule)).round().long()
         abars = self.schedule.alphas_cumprod[times].tolist() + [1.0]

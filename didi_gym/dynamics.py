@@ -53,20 +53,20 @@ class DynamicsEnsemble(nn.Module):
 
         Args:
             first: First states `(batch, state_dim)`.
-            actions: `(batch, horizon, action_dim)`.
+            actions: `(batch, steps, action_dim)`.
 
         Returns:
-            States `(batch, horizon, state_dim)`, the first of them `first`.
+            States `(batch, steps + 1, state_dim)`, the first of them `first`.
         """
-        batch, horizon, _ = actions.shape
+        batch, steps, _ = actions.shape
         surplus = -batch % self.members
         rows = torch.arange(batch + surplus, device=first.device) % batch
         state = self._by_member(first[rows])
-        action = self._by_member(actions[rows])  # (members, batch / members, horizon, action_dim)
+        action = self._by_member(actions[rows])  # (members, batch / members, steps, action_dim)
         states = [state]
-        for step in range(horizon - 1):
+        for step in range(steps):
             states.append(self(states[-1], action[:, :, step]))
-        stacked = torch.stack(states, dim=2)  # (members, batch / members, horizon, state_dim)
+        stacked = torch.stack(states, dim=2)  # (members, batch / members, steps + 1, state_dim)
         return stacked.transpose(0, 1).reshape(-1, *stacked.shape[2:])[:batch]
 
     def _by_member(self, x: Tensor) -> Tensor:

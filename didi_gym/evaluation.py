@@ -23,6 +23,7 @@ from didi_gym.policy import SkillPolicy
 from didi_gym.progress import progress as progress_bar
 from didi_gym.registration import make_low_level
 from didi_gym.tensors import write_atomically
+from didi_gym.wrappers.single import check_actions
 
 _FIRST_SEED = 1_000_000  # far from the seeds that data sets are made with
 _BURN_IN = 64  # starts lie up to this many steps of random skills after a reset
@@ -130,7 +131,6 @@ class SkillSimulator:
             env.observation_space, type(layout)(**{**vars(state_layout), "sources": (layout.state_source,)})
         )
         self._touches = None if contact_geoms is None else _contact_counter(env, contact_geoms)
-        self._dtype = env.action_space.dtype
 
     def starts(self, n: int, dataset: TrajectoryDataset | None, generator: np.random.Generator) -> list[Start]:
         """`n` states of `dataset` where that is possible, else states after random skills."""
@@ -145,7 +145,11 @@ class SkillSimulator:
         state = self.visit(Start(_FIRST_SEED))
         inner = self.env.unwrapped
         data = getattr(inner, "data", None)
-        if data is None or data.qpos.size + data.qvel.size != len(state) or not np.allclose(np.concatenate([data.qpos, data.qvel]), state, atol=1e-5):
+        if (
+            data is None
+            or data.qpos.size + data.qvel.size != len(state)
+            or not np.allclose(np.concatenate([data.qpos, data.qvel]), state, atol=1e-5)
+        ):
             return []
         steps = dataset.window_starts(generator.integers(dataset.num_windows(1), size=n), 1)
         seeds = _FIRST_SEED + generator.integers(1_000_000, size=n)
@@ -153,10 +157,12 @@ class SkillSimulator:
 
     def random_starts(self, n: int, generator: np.random.Generator, burn_in: int = _BURN_IN) -> list[Start]:
         """`n` starts up to `burn_in` steps of random skills after a reset."""
-        starts, seed = [], _FIRST_SEED + int(generator.integers(1_000_000))
+        starts: list[Start] = []
+        seed = _FIRST_SEED + int(generator.integers(1_000_000))
         while len(starts) < n:
             seed += 1
-            state, actions, ended = self.visit(Start(seed)), [], False
+            state, ended = self.visit(Start(seed)), False
+            actions: list[np.ndarray] = []
             for _ in range(0, int(generator.integers(burn_in + 1)), self.policy.config.horizon):
                 skill = self.policy.skill_space.sample(1, generator)[0]
                 rollout = self.hold(state, skill, self.policy.config.horizon)
@@ -174,17 +180,18 @@ class SkillSimulator:
             _set_mujoco_state(inner, start.state[: inner.model.nq], start.state[inner.model.nq :])  # type: ignore[attr-defined]
             return start.state
         for action in () if start.actions is None else start.actions:
-            observation = self.env.step(action.astype(self._dtype))[0]
+            observation = self._step(action)[0]
         return self._select(observation)
 
     def hold(self, state: np.ndarray, skill: np.ndarray, steps: int, replan_every: int | None = None) -> Rollout:
         """Hold `skill` for `steps` environment steps from the present `state`, or until the episode ends."""
         every = replan_every or self.policy.config.replan_every
-        states, actions, touching, terminated = [state], [], 0, False
+        states, touching, terminated = [state], 0, False
+        actions: list[np.ndarray] = []
         while len(actions) < steps and not terminated:
             chunk = min(every, steps - len(actions))
             for action in self.policy.plan_actions(states[-1][None, self._inputs], skill[None], chunk)[0]:
-                observation, _, terminated, _, _ = self.env.step(action.astype(self._dtype))
+                observation, _, terminated, _, _ = self._step(action)
                 states.append(self._select(observation))
                 actions.append(action)
                 touching += 0 if self._touches is None else self._touches()
@@ -192,6 +199,10 @@ class SkillSimulator:
                     break
         contact = touching / len(actions) if self._touches else math.nan
         return Rollout(np.stack(states), np.stack(actions), bool(terminated), contact)
+
+    def _step(self, action: np.ndarray) -> Any:
+        space: Any = self.env.action_space  # float32 may round past a float64 bound
+        return self.env.step(np.clip(action, space.low, space.high).astype(space.dtype))
 
 
 def evaluate_skills(
@@ -224,11 +235,20 @@ def evaluate_skills(
         The report, and the held skills for pictures.
     """
     config, generator = policy.config, np.random.default_rng(seed)
-    simulator = SkillSimulator(policy, env or make_data_env(policy), contact_geoms)
+    if starts < 2 or skills < 2:
+        raise ValueError(f"evaluation compares at least 2 skills from 2 starts, got {skills} skills, {starts} starts")
+    if dataset is not None and dataset.layout.state_dim != config.layout.state_dim:
+        raise ValueError(
+            f"the policy's states have {config.layout.state_dim} numbers, those of data set {dataset.dataset_id} "
+            f"{dataset.layout.state_dim}; load it with the keys and indices that the policy was trained with"
+        )
+    env = env or make_data_env(policy)
+    check_actions(env.action_space, policy)
+    simulator = SkillSimulator(policy, env, contact_geoms)
     features, horizon = list(config.layout.features), config.horizon
     grid = policy.skill_space.grid(skills)
     scale = policy.normalizer.scale.cpu().numpy()[features]
-    held_out = None if dataset is None else dataset.split()[1]
+    held_out = None if dataset is None else dataset.split(horizon=horizon)[1]
     begins = simulator.starts(starts, held_out, generator)
     probe_begins = simulator.starts(_PROBE_STARTS * starts, held_out, generator)
     total = 2 * len(begins) * len(grid) + len(probe_begins) * _PROBE_SKILLS
@@ -246,7 +266,13 @@ def evaluate_skills(
         drawn = drawn.reshape(len(probe_begins), _PROBE_SKILLS, -1)
         random = [[roll(start, z) for z in row] for start, row in zip(probe_begins, drawn, strict=True)]
     held = hold_skills(
-        policy, simulator.env, skills=held_skills, episodes=held_episodes, steps=held_steps, seed=seed, progress=progress
+        policy,
+        simulator.env,
+        skills=held_skills,
+        episodes=held_episodes,
+        steps=held_steps,
+        seed=seed,
+        progress=progress,
     )
 
     def changes(rollouts: list[list[Rollout]], at: int) -> np.ndarray:
@@ -313,7 +339,9 @@ def data_env_id(policy: SkillPolicy) -> tuple[str, dict[str, Any]]:
         ValueError: the data set did not say.
     """
     if policy.config.env_id is None:
-        raise ValueError("the policy's data set names no environment; pass env=, one whose observation is its state")
+        raise ValueError(
+            "the policy's data set names no environment; pass env= (--env), one whose observation is its state"
+        )
     return policy.config.env_id, policy.config.env_kwargs
 
 
@@ -348,7 +376,9 @@ def _signatures(rollouts: list[list[Rollout]], features: list[int], scale: np.nd
     return np.asarray(rows, np.float32).reshape(len(rollouts), len(rollouts[0]), -1)
 
 
-def _fit(x: np.ndarray, outputs: int, loss: Callable[[torch.Tensor, torch.Tensor], torch.Tensor], y: torch.Tensor, seed: int) -> Callable[[np.ndarray], torch.Tensor]:
+def _fit(
+    x: np.ndarray, outputs: int, loss: Callable[[torch.Tensor, torch.Tensor], torch.Tensor], y: torch.Tensor, seed: int
+) -> Callable[[np.ndarray], torch.Tensor]:
     """A fresh two-layer network, fitted with early stopping on the last fifth of the rows `(n, inputs)`."""
     center, spread = x.mean(0), x.std(0) + 1e-6
     data = torch.as_tensor((x - center) / spread)
@@ -424,13 +454,17 @@ def _direction_error(skills: np.ndarray, changes: np.ndarray) -> float:
 def _fidelity(policy: SkillPolicy, dataset: TrajectoryDataset, rollouts: list[Rollout], seed: int) -> float:
     horizon = policy.config.horizon
     generator = np.random.default_rng(seed)
-    train, held_out = dataset.split()
+    train, held_out = dataset.split(horizon=horizon)
+    if np.array_equal(train.starts, held_out.starts):  # a single episode: nothing was held out to set the yardstick
+        return math.nan
 
     def draw(part: TrajectoryDataset, n: int) -> torch.Tensor:
         starts = part.window_starts(generator.integers(part.num_windows(horizon), size=n), horizon)
         return _embed(policy, *part.windows(starts, horizon))
 
     whole = [r for r in rollouts if len(r.actions) >= horizon]  # a fall within the horizon counts as unfaithful
+    if not whole:
+        return 0.0
     states = np.stack([r.states[:horizon] for r in whole])
     actions = np.stack([r.actions[:horizon] for r in whole])
     reference = draw(train, _REFERENCE_WINDOWS)
@@ -441,7 +475,8 @@ def _fidelity(policy: SkillPolicy, dataset: TrajectoryDataset, rollouts: list[Ro
 def _embed(policy: SkillPolicy, states: np.ndarray, actions: np.ndarray) -> torch.Tensor:
     local = torch.as_tensor(localize(states, policy.config.layout)[0])
     normalized = policy.normalizer.normalize(local.to(policy.device)).cpu()
-    scaled = (actions - policy.action_low) / (policy.action_high - policy.action_low) * 2 - 1
+    width = np.maximum(policy.action_high - policy.action_low, 1e-6)  # zero where the data's action never changes
+    scaled = (actions - policy.action_low) / width * 2 - 1
     return torch.cat([normalized.flatten(1), torch.as_tensor(scaled, dtype=torch.float32).flatten(1)], dim=-1)
 
 
@@ -479,4 +514,4 @@ def _contact_counter(env: gym.Env, pattern: str) -> Callable[[], int]:
     chosen = {i for i in range(model.ngeom) if re.search(pattern, model.geom(i).name)}
     if not chosen:
         raise ValueError(f"no geom of the environment matches {pattern!r}")
-    return lambda: int(any(set(pair) & chosen for pair in inner.data.contact.geom[: inner.data.ncon].tolist()))  # type: ignore[attr-defined]
+    return lambda: int(any(set(pair) & chosen for pair in inner.data.contact.geom[: inner.data.ncon].tolist()))

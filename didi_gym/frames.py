@@ -20,7 +20,7 @@ def yaw_of(states: Any, heading: Heading) -> Any:
 
 
 def turn(states: Any, angle: Any, heading: Heading) -> Any:
-    """States `(..., state_dim)` as they would be with the world turned by `angle` radians `(...)` about the vertical."""
+    """States `(..., state_dim)` as they are with the world turned by `angle` radians `(...)` about the vertical."""
     xp = _module(states)
     turned = states.clone() if xp is not np else states.copy()
     cos, sin = xp.cos(angle), xp.sin(angle)

@@ -37,9 +37,9 @@ def resolve(
         SkillPolicyHubError: no such folder, bundled name or Hub model.
     """
     path = Path(name_or_path).expanduser()
-    if path.is_dir():
-        return path, None
     name = str(name_or_path)
+    if name and path.is_dir():  # Path("") would be the present folder
+        return path, None
     if name in list_pretrained():
         return next(root / name for root in _BUNDLED if (root / name / "config.json").is_file()), None
     repo_id, _, pinned = name.partition("@")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -67,7 +69,8 @@ def diversity_loss(
     if skill_space.is_discrete:
         index = skills.argmax(-1)
         loss = F.cross_entropy(estimate, index)
-        return loss, {"diversity/loss": loss, "diversity/accuracy": (estimate.argmax(-1) == index).float().mean()}
+        explained = 1 - loss / math.log(skill_space.size)
+        return loss, {"diversity/loss": loss, "diversity/explained": explained}
     loss = F.mse_loss(estimate, skills)
     explained = 1 - loss / skills.var(0).mean()
     return loss, {"diversity/loss": loss, "diversity/explained": explained}

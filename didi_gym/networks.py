@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping
 
 import numpy as np
@@ -73,9 +74,7 @@ class EnsembleMLP(nn.Module):
     def __init__(self, members: int, input_dim: int, output_dim: int, width: int) -> None:
         super().__init__()
         sizes = [input_dim, width, width, output_dim]
-        self.weights = nn.ParameterList(
-            torch.randn(members, m, n) / np.sqrt(m) for m, n in zip(sizes[:-1], sizes[1:], strict=True)
-        )
+        self.weights = nn.ParameterList(torch.randn(members, m, n) / np.sqrt(m) for m, n in itertools.pairwise(sizes))
         self.biases = nn.ParameterList(torch.zeros(members, 1, n) for n in sizes[1:])
         with torch.no_grad():
             self.weights[-1].mul_(0.1)

@@ -113,17 +113,36 @@ class SkillPolicy(nn.Module):
         changes = output[:, config.horizon * config.action_dim :].unflatten(1, (config.horizon - 1, -1))
         return actions, changes
 
-    def trajectory(self, first: Tensor, skills: Tensor, dynamics: DynamicsEnsemble | None) -> tuple[Tensor, Tensor]:
+    def trajectory(
+        self, first: Tensor, skills: Tensor, dynamics: DynamicsEnsemble | None, replan_every: int | None = None
+    ) -> tuple[Tensor, Tensor]:
         """Normalised states `(batch, horizon, state_dim)` and actions from first states `(batch, state_dim)`.
 
-        The states follow from the actions through `dynamics`, or are the policy's own in the joint form.
+        The states follow from the actions through `dynamics`, with a new plan every `replan_every` steps (default: one
+        plan for all), as the policy is executed; in the joint form they are the policy's own, in one plan.
         """
-        actions, changes = self(first[:, self._inputs], skills)
-        if changes is not None:
+        horizon = self.config.horizon
+        if self._joint:
+            actions, changes = self(first[:, self._inputs], skills)
+            assert changes is not None
             return torch.cat([first[:, None], first[:, None] + changes], dim=1), actions
         if dynamics is None:
             raise ValueError("this policy emits actions only: its states need the dynamics model it was trained with")
-        return dynamics.rollout(first, actions), actions
+        every = replan_every or horizon
+        states, actions = first[:, None], first.new_empty(len(first), 0, self.config.action_dim)
+        while actions.shape[1] < horizon:
+            here, turned = (first, skills) if actions.shape[1] == 0 else self._reframe(states[:, -1], skills)
+            chunk = self(here[:, self._inputs], turned)[0][:, : min(every, horizon - actions.shape[1])]
+            states = torch.cat([states, dynamics.rollout(states[:, -1], chunk)[:, 1:]], dim=1)
+            actions = torch.cat([actions, chunk], dim=1)
+        return states[:, :horizon], actions
+
+    def _reframe(self, states: Tensor, skills: Tensor) -> tuple[Tensor, Tensor]:
+        """Normalised states and skills seen from the states' own frame."""
+        if self.config.layout.heading is None:
+            return states, skills  # relative positions are not read
+        here, turned, _ = self._enter_frame(self.normalizer.denormalize(states), skills)
+        return here, turned
 
     # -- acting ------------------------------------------------------------------------------------------------------
     def plan_actions(self, inputs: np.ndarray, skills: np.ndarray, steps: int | None = None) -> np.ndarray:

@@ -93,10 +93,10 @@ class SkillSpace:
                 return self.to_skill(generator.integers(self.size, size=n))
             if self.kind == "box":
                 return generator.uniform(-1, 1, (n, self.size)).astype(np.float32)
-            direction = generator.standard_normal((n, self.size))
-            direction /= np.linalg.norm(direction, axis=-1, keepdims=True)
+            point = generator.standard_normal((n, self.size))
+            point /= np.linalg.norm(point, axis=-1, keepdims=True)
             radius = generator.uniform(0, 1, (n, 1)) ** (1 / self.size) if self.kind == "ball" else 1.0
-            return (direction * radius).astype(np.float32)
+            return (point * radius).astype(np.float32)
         import torch
 
         options: dict[str, Any] = {"generator": generator, "device": generator.device}
@@ -126,6 +126,6 @@ class SkillSpace:
         """Raise ValueError for a continuous space whose first two coordinates cannot be turned like a direction."""
         if not self.is_discrete and (self.kind == "box" or self.size < 2):
             raise ValueError(
-                f"a layout with a heading turns skills with the body, so the skill space must be discrete, or a ball or "
-                f"sphere of size >= 2; got {self.kind} of size {self.size}"
+                f"a layout with a heading turns skills with the body, so the skill space must be discrete, or a ball "
+                f"or sphere of size >= 2; got {self.kind} of size {self.size}"
             )

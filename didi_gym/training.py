@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -71,6 +71,7 @@ class Batches:
 def fit_normalizer(dataset: TrajectoryDataset, horizon: int, seed: int = 0) -> Normalizer:
     """Fit the state normaliser to random windows of the data."""
     dataset.require_horizon(horizon)
+    dataset.require_change()
     indices = np.random.default_rng(seed).integers(dataset.num_windows(horizon), size=_FIT_WINDOWS)
     return Normalizer.fit(dataset.windows(dataset.window_starts(indices, horizon), horizon)[0], dataset.layout)
 
@@ -79,14 +80,19 @@ def train_prior(
     dataset: TrajectoryDataset,
     config: PriorConfig | None = None,
     *,
-    horizon: int = 16,
+    horizon: int | None = None,
     seed: int = 0,
     device: str | torch.device = "cpu",
     checkpoint: Path | None = None,
     progress: bool = True,
 ) -> DiffusionPrior:
-    """Train the diffusion prior on windows of `horizon` steps; returns its averaged (EMA) weights, frozen."""
+    """Train the diffusion prior on windows of `horizon` steps (default: as the data suggests).
+
+    Returns:
+        Its averaged (EMA) weights, frozen.
+    """
     config = config or PriorConfig()
+    horizon = horizon or dataset.suggest_horizon()
     batches = Batches(dataset, fit_normalizer(dataset, horizon), torch.device(device))
     torch.manual_seed(seed)
     prior = DiffusionPrior(config, horizon, dataset.layout.state_dim, dataset.action_dim).to(device)
@@ -105,7 +111,7 @@ def train_dynamics(
     dataset: TrajectoryDataset,
     config: DynamicsConfig | None = None,
     *,
-    horizon: int = 16,
+    horizon: int | None = None,
     seed: int = 0,
     device: str | torch.device = "cpu",
     checkpoint: Path | None = None,
@@ -113,6 +119,7 @@ def train_dynamics(
 ) -> DynamicsEnsemble:
     """Train the dynamics ensemble; `horizon` fixes the normalisation it shares with the prior."""
     config = config or DynamicsConfig()
+    horizon = horizon or dataset.suggest_horizon()
     length = min(config.unroll, horizon - 1) + 1
     batches = Batches(dataset, fit_normalizer(dataset, horizon), torch.device(device))
     torch.manual_seed(seed)
@@ -146,8 +153,8 @@ def train_skills(
     """Train policy and discriminator on the joint objective (DIDI, section 4).
 
     minimise  diversity_weight * E[-log q(z | tau)]  +  guidance_weight * E ||tau - sg[x0hat(tau_t)]||^2
-    over tau = pi(s_0, z), s_0 from the data, z from its prior; the second weight rises or falls so that the residual
-    stays at `residual_target` times the data's own.
+    over tau = pi(s_0, z), s_0 from the data, z from its prior; dual ascent moves the second weight so that the residual
+    stays at `residual_target` times the data's own, or as near as leaves z explained up to `diversity_floor`.
 
     Args:
         dynamics: Makes states follow from actions; None for `consistency="joint"`.
@@ -155,28 +162,31 @@ def train_skills(
     Returns:
         The policy (averaged weights, with `dynamics` attached) and the discriminator.
     """
-    config = config or SkillConfig()
+    horizon = prior.horizon
+    config = _with_horizon(config or SkillConfig(), horizon)
     space, layout = config.skill_space, dataset.layout
     if config.consistency == "dynamics" and dynamics is None:
         raise ValueError('consistency="dynamics" needs a dynamics model: pass train_dynamics(dataset)')
-    batches = Batches(dataset, fit_normalizer(dataset, config.horizon), torch.device(device))
+    batches = Batches(dataset, fit_normalizer(dataset, horizon), torch.device(device))
     torch.manual_seed(seed)
-    policy = SkillPolicy(_policy_config(dataset, config)).to(device)
+    policy = SkillPolicy(_policy_config(dataset, config, horizon)).to(device)
     policy.normalizer.load_state_dict(batches.normalizer.state_dict())
     policy.low.copy_(batches.low)
     policy.high.copy_(torch.as_tensor(dataset.action_high))
     discriminator = Discriminator(config, layout).to(device)
-    sample = batches.draw(4096, config.horizon, torch.Generator(device).manual_seed(seed))[0]
+    sample = batches.draw(4096, horizon, torch.Generator(device).manual_seed(seed))[0]
     discriminator.fit_scale(batches.normalizer.denormalize(sample))
     modules = nn.ModuleDict({"policy": policy, "discriminator": discriminator})
 
     def loss(generator: torch.Generator, memory: dict[str, float]) -> tuple[Tensor, Metrics]:
         # 1. start states and the data's own trajectories from them
-        data_states, data_actions = batches.draw(config.batch_size, config.horizon, generator)
+        data_states, data_actions = batches.draw(config.batch_size, horizon, generator)
         data = torch.cat([data_states, data_actions], dim=-1)
         # 2. trajectories of random skills from the same starts
         skills = space.sample(config.batch_size, generator)
-        states, actions = policy.trajectory(data_states[:, 0], skills, dynamics)
+        choice = torch.randint(len(config.plans), (), generator=generator, device=generator.device)
+        every = max(horizon // config.plans[int(choice)], 1)
+        states, actions = policy.trajectory(data_states[:, 0], skills, dynamics, every)
         trajectories = torch.cat([states, actions], dim=-1)
         # 3. they must tell their skill ...
         seen = batches.normalizer.denormalize(states)
@@ -185,10 +195,12 @@ def train_skills(
         guidance, more = guidance_loss(prior, trajectories, data, config.noise_range, generator)
         weight = memory.setdefault("guidance_weight", config.guidance_weight)
         total = config.diversity_weight * diversity + weight * guidance
-        # 5. dual ascent on the weight
+        # 5. dual ascent on the weight: up while the residual is above target, but never at the price of the skills
         if config.residual_target > 0:
-            step = config.dual_rate * (float(more["guidance/ratio"].detach()) - config.residual_target)
-            memory["guidance_weight"] = min(weight * math.exp(step), config.guidance_weight_max)
+            excess = float(more["guidance/ratio"].detach()) - config.residual_target
+            slack = float(metrics["diversity/explained"].detach()) - config.diversity_floor
+            weight_step = config.dual_rate * min(excess, slack)
+            memory["guidance_weight"] = min(weight * math.exp(weight_step), config.guidance_weight_max)
         return total, {**metrics, **more, "guidance/weight": torch.tensor(weight)}
 
     identity = {"seed": seed, **to_dict(config)}
@@ -209,6 +221,12 @@ def _finished(
     return averaged["policy"], averaged["discriminator"]
 
 
+def _with_horizon(config: SkillConfig, horizon: int) -> SkillConfig:
+    if config.horizon not in (None, horizon):
+        raise ValueError(f"the prior was trained on windows of {horizon} steps, the skills ask for {config.horizon}")
+    return replace(config, horizon=horizon)
+
+
 def train(
     dataset: TrajectoryDataset,
     config: TrainConfig,
@@ -224,12 +242,11 @@ def train(
     """
     checkpoints = output / "checkpoints"
     checkpoints.mkdir(parents=True, exist_ok=True)
-    horizon = config.skills.horizon
+    horizon = config.skills.horizon or dataset.suggest_horizon()
+    config = replace(config, skills=_with_horizon(config.skills, horizon))
     common: dict[str, Any] = {"seed": config.seed, "device": device, "progress": progress}
     joint = config.skills.consistency == "joint"
-    prior = train_prior(
-        dataset, config.prior, horizon=horizon, checkpoint=checkpoints / "prior.safetensors", **common
-    )
+    prior = train_prior(dataset, config.prior, horizon=horizon, checkpoint=checkpoints / "prior.safetensors", **common)
     dynamics = None
     if not joint:
         dynamics = train_dynamics(
@@ -269,14 +286,14 @@ def load_training(folder: Path, policy: SkillPolicy) -> tuple[DiffusionPrior, Di
     return prior, discriminator
 
 
-def _policy_config(dataset: TrajectoryDataset, config: SkillConfig) -> PolicyConfig:
+def _policy_config(dataset: TrajectoryDataset, config: SkillConfig, horizon: int) -> PolicyConfig:
     return PolicyConfig(
-        horizon=config.horizon,
+        horizon=horizon,
         action_dim=dataset.action_dim,
         layout=dataset.layout,
         skill_space=config.skill_space,
-        skill_duration=config.horizon,
-        replan_every=min(config.replan_every, config.horizon),
+        skill_duration=horizon,
+        replan_every=max(horizon // 4, 1),
         width=config.width,
         depth=config.depth,
         consistency=config.consistency,
@@ -310,7 +327,9 @@ def _optimize(
             if state.step % _REPORT_EVERY == 0 or state.step == steps:
                 shown = {name: float(number.detach()) for name, number in metrics.items()}
                 if not math.isfinite(sum(shown.values())):
-                    raise FloatingPointError(f"{label}: the loss became {shown} at step {state.step}; lower learning_rate")
+                    raise FloatingPointError(
+                        f"{label}: the loss became {shown} at step {state.step}; lower learning_rate"
+                    )
                 state.log(shown)
             report(state.step, shown)
             if interrupts.requested:
@@ -320,13 +339,17 @@ def _optimize(
     state.save()
 
 
-def write_run(output: Path, config: TrainConfig, dataset_id: str) -> None:
+def write_run(output: Path, config: TrainConfig, dataset_id: str, **selection: Sequence[Any]) -> None:
     """Write `run.json`, and refuse to continue a folder that another run began.
+
+    Args:
+        selection: What was taken of each observation, `keys` or `indices`; empty ones count as not given.
 
     Raises:
         FileExistsError: the folder holds a run with other settings.
     """
-    run = {"dataset": dataset_id, **to_dict(config)}
+    chosen = {name: list(values) for name, values in selection.items() if values}
+    run = {"dataset": dataset_id, **chosen, **to_dict(config)}
     path = output / "run.json"
     if path.is_file() and json.loads(path.read_text()) != json.loads(json.dumps(run)):
         raise FileExistsError(

@@ -156,7 +156,10 @@ def evaluate(env: gym.Env, act: Callable[[Any], Any], episodes: int, seed: int, 
             report(episode + 1, {"success": float(np.mean(successes))})
     env.close()
     p, n, z = float(np.mean(successes)), episodes, 1.96
-    center, half = (p + z * z / 2 / n) / (1 + z * z / n), z * np.sqrt(p * (1 - p) / n + z * z / 4 / n / n) / (1 + z * z / n)
+    center, half = (
+        (p + z * z / 2 / n) / (1 + z * z / n),
+        z * np.sqrt(p * (1 - p) / n + z * z / 4 / n / n) / (1 + z * z / n),
+    )
     reached = [length for length, success in zip(lengths, successes, strict=True) if success]
     return {
         "success": p,
@@ -191,7 +194,9 @@ def run_random(demo: Demo) -> dict[str, Any]:
     torch.set_num_threads(1)
     env = make_skill_task(demo)
     env.action_space.seed(demo.seed)
-    return evaluate(env, lambda _: env.action_space.sample(), demo.baseline_episodes, demo.seed, "evaluate random skills")
+    return evaluate(
+        env, lambda _: env.action_space.sample(), demo.baseline_episodes, demo.seed, "evaluate random skills"
+    )
 
 
 def draw_pictures(demo: Demo, results: dict[str, dict[str, Any]]) -> None:
@@ -208,7 +213,9 @@ def draw_pictures(demo: Demo, results: dict[str, dict[str, Any]]) -> None:
     for name, key in (("SAC over skills", "skills"), ("flat SAC + HER", "flat")):
         steps, success = np.array(results[key]["curve"], float).reshape(-1, 2).T
         window = np.ones(min(40, max(len(success), 1)))
-        smooth = np.convolve(success, window, "full")[: len(success)] / np.minimum(np.arange(len(success)) + 1, len(window))
+        smooth = np.convolve(success, window, "full")[: len(success)] / np.minimum(
+            np.arange(len(success)) + 1, len(window)
+        )
         curves[name] = (steps, smooth)
     plot_learning_curves(curves, demo.output / "learning_curves.png", title=demo.env_id)
     if demo.video:
@@ -254,12 +261,18 @@ def main(demo: Demo) -> None:
     demo.output.mkdir(parents=True, exist_ok=True)
     began = time.monotonic()
     with ProcessPoolExecutor(2, mp_context=get_context("spawn")) as pool:  # two cores: the rest waits its turn
-        jobs = {"skills": pool.submit(run_skills, demo), "flat": pool.submit(run_flat, demo), "random": pool.submit(run_random, demo)}
+        jobs = {
+            "skills": pool.submit(run_skills, demo),
+            "flat": pool.submit(run_flat, demo),
+            "random": pool.submit(run_random, demo),
+        }
         results = {name: job.result() for name, job in jobs.items()}
     draw_pictures(demo, results)
     wall = round(time.monotonic() - began, 1)
     settings = {k: str(v) if isinstance(v, Path) else v for k, v in asdict(demo).items()}
-    (demo.output / "results.json").write_text(json.dumps({"settings": settings, "wall_seconds": wall, **results}, indent=1) + "\n")
+    (demo.output / "results.json").write_text(
+        json.dumps({"settings": settings, "wall_seconds": wall, **results}, indent=1) + "\n"
+    )
     print(f"\n{demo.env_id}, {demo.steps} low-level steps of training, seed {demo.seed}, last checkpoint")
     print(f"{'agent':24} {'success':>8} {'95 % interval':>16} {'episodes':>9} {'steps to goal':>14}")
     for name, key in (("SAC over skills", "skills"), ("random skills", "random"), ("flat SAC + HER", "flat")):

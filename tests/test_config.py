@@ -1,9 +1,19 @@
 import json
+import re
 from dataclasses import replace
 
 import pytest
 
-from didi_gym.config import Heading, Layout, ObservationSource, PolicyConfig, PriorConfig, SkillConfig, from_dict, to_dict
+from didi_gym.config import (
+    Heading,
+    Layout,
+    ObservationSource,
+    PolicyConfig,
+    PriorConfig,
+    SkillConfig,
+    from_dict,
+    to_dict,
+)
 from didi_gym.skills import SkillSpace
 from didi_gym.training import TrainConfig
 from tests.examples import BODY, random_policy
@@ -30,15 +40,17 @@ def _changed(**changes):
         (_changed(skill_space={"kind": "ball", "size": 0}), "skill_space: skill space: a ball needs size >= 1, got 0"),
         (_changed(skill_space=3), "skill_space: expected a mapping, got 3"),
         (_changed(layout={**to_dict(BODY), "relative": 5}), "layout.relative: expected a list"),
-        (_changed(layout={**to_dict(BODY), "heading": {"quaternion": [1, 2], "vectors": []}}), "expected 4 items, got 2"),
+        (
+            _changed(layout={**to_dict(BODY), "heading": {"quaternion": [1, 2], "vectors": []}}),
+            "expected 4 items, got 2",
+        ),
         (_changed(env_kwargs=[]), "env_kwargs: expected a mapping"),
         ([], "PolicyConfig: expected a mapping"),
     ],
 )
 def test_decoding_is_strict_and_names_the_place(data, words):
-    with pytest.raises(ValueError, match=".") as error:
+    with pytest.raises(ValueError, match=re.escape(words)):
         from_dict(PolicyConfig, data)
-    assert words in str(error.value)
 
 
 @pytest.mark.parametrize(

@@ -45,6 +45,34 @@ def test_a_split_keeps_episodes_whole_shares_memory_and_repeats():
     assert all(len(part.lengths) == 1 for part in alone.split())
 
 
+def test_a_split_for_a_horizon_leaves_out_episodes_without_a_window_so_that_both_parts_have_some():
+    dataset = TrajectoryDataset.from_episodes(_episodes([3] * 18 + [9, 9]))
+    train, test = dataset.split(horizon=8)
+    assert train.num_windows(8) == test.num_windows(8) == 2 and train.starts[0] != test.starts[0]
+    for part in TrajectoryDataset.from_episodes(_episodes([3, 9, 3])).split(horizon=8):
+        assert part.lengths.tolist() == [9]
+    with pytest.raises(DatasetError, match="longest of 20 episodes has 9 steps, the horizon is 10"):
+        dataset.split(horizon=10)
+
+
+def test_data_in_which_nothing_differs_is_refused():
+    states, actions = _episodes([6])[0]
+    with pytest.raises(DatasetError, match="no action differs"):
+        TrajectoryDataset.from_episodes([(states, np.ones((6, 2)))]).require_change()
+    with pytest.raises(DatasetError, match="no feature changes in any episode"):
+        TrajectoryDataset.from_episodes([(np.full((7, 3), i), actions) for i in range(2)]).require_change()
+    TrajectoryDataset.from_episodes([(states * [1, 0, 0], actions * [0, 1])]).require_change()
+
+
+def test_bounds_that_are_none_become_the_datas_extremes():
+    episodes = _episodes([6])
+    dataset = TrajectoryDataset.from_episodes(
+        episodes, action_low=[-np.inf, -np.finfo(np.float32).max], action_high=[np.inf, 2.0]
+    )
+    np.testing.assert_allclose(dataset.action_low, episodes[0][1].min(0), rtol=1e-6)
+    np.testing.assert_allclose(dataset.action_high, [episodes[0][1][:, 0].max(), 2.0], rtol=1e-6)
+
+
 def test_memory_is_the_datas_own_size_and_windows_cost_nothing():
     def stream():
         for i in range(200):
@@ -108,17 +136,30 @@ def _store(dataset_id, observation_space, action_space, steps=9, episodes=3):
         return rng.normal(size=(steps + 1, *observation_space.shape)).astype(observation_space.dtype)
 
     discrete = isinstance(action_space, spaces.Discrete)
-    actions = rng.integers(2, size=steps) if discrete else rng.uniform(-1, 1, (steps, *action_space.shape)).astype(np.float32)
+    actions = (
+        rng.integers(2, size=steps) if discrete else rng.uniform(-1, 1, (steps, *action_space.shape)).astype(np.float32)
+    )
     buffers = [
         EpisodeBuffer(
-            id=i, observations=observation(), actions=actions, rewards=np.zeros(steps),
-            terminations=np.zeros(steps, bool), truncations=np.arange(steps) == steps - 1,
+            id=i,
+            observations=observation(),
+            actions=actions,
+            rewards=np.zeros(steps),
+            terminations=np.zeros(steps, bool),
+            truncations=np.arange(steps) == steps - 1,
         )
         for i in range(episodes)
     ]
     return minari.create_dataset_from_buffers(
-        dataset_id, buffers, observation_space=observation_space, action_space=action_space,
-        algorithm_name="none", author="didi_gym", author_email="none@example.org", code_permalink="none", description="x",
+        dataset_id,
+        buffers,
+        observation_space=observation_space,
+        action_space=action_space,
+        algorithm_name="none",
+        author="didi_gym",
+        author_email="none@example.org",
+        code_permalink="none",
+        description="x",
     )
 
 
@@ -159,8 +200,14 @@ class TestMinari:
 
     def test_what_cannot_be_used_is_refused_with_the_reason(self):
         _store("test/discrete-v0", BOX, spaces.Discrete(2))
-        with pytest.raises(DatasetError, match=r"flat Box, got Discrete\(2\); discrete actions are not supported yet"):
+        with pytest.raises(DatasetError, match=r"flat Box, got Discrete\(2\); discrete .* not supported yet"):
             TrajectoryDataset.from_minari("test/discrete-v0")
+        _store("test/whole-v0", BOX, spaces.Box(0, 5, (2,), np.int64))
+        with pytest.raises(DatasetError, match="actions must be real numbers"):
+            TrajectoryDataset.from_minari("test/whole-v0")
+        _store("test/few-v0", BOX, ACTION)
+        with pytest.raises(ValueError, match=r"indices \(9,\) must lie in 0..3"):
+            TrajectoryDataset.from_minari("test/few-v0", indices=(9,))
         _store("test/image-v0", spaces.Box(0, 255, (4, 4), np.uint8), ACTION)
         with pytest.raises(DatasetError, match="observations must be a flat Box"):
             TrajectoryDataset.from_minari("test/image-v0")

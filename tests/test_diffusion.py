@@ -28,7 +28,11 @@ def test_ancestral_sampling_is_that_of_diffusers():
     first = torch.zeros(3, 2)
     ours = prior.sample(first, torch.Generator().manual_seed(0))
     oracle = DDIMScheduler(
-        20, beta_schedule="squaredcos_cap_v2", prediction_type="sample", clip_sample=True, clip_sample_range=1.25,
+        20,
+        beta_schedule="squaredcos_cap_v2",
+        prediction_type="sample",
+        clip_sample=True,
+        clip_sample_range=1.25,
         set_alpha_to_one=True,
     )
     oracle.set_timesteps(20)

@@ -7,9 +7,9 @@ import pytest
 from gymnasium import spaces
 
 from didi_gym.config import Layout, PolicyConfig
+from didi_gym.data import TrajectoryDataset
 from didi_gym.evaluation import (
     SkillSimulator,
-    Start,
     _direction_error,
     _mutual_information,
     _nearest,
@@ -120,13 +120,28 @@ def test_fidelity_is_high_in_the_datas_world_and_low_outside():
     assert near.fidelity > 0.5 and far.fidelity == 0
 
 
+def test_fidelity_is_zero_where_every_rollout_falls_and_unknown_where_nothing_was_held_out():
+    fallen, _ = evaluate_skills(Compass(), Point(wall=0.3), point_dataset(10), starts=4, progress=False)
+    assert fallen.fidelity == 0 and fallen.falls == 1
+    alone, _ = evaluate_skills(Compass(), Point(), point_dataset(1), starts=4, progress=False)
+    assert math.isnan(alone.fidelity)
+
+
+def test_actions_stay_inside_bounds_that_float32_rounds_outwards():
+    class Narrow(Point):
+        action_space = spaces.Box(-0.1, 0.1, (2,), np.float64)  # float32(0.1) > 0.1
+
+    policy = Compass()
+    policy.low.fill_(-0.1), policy.high.fill_(0.1)
+    policy.plan_actions = lambda inputs, skills, steps=None: np.full((1, steps, 2), 0.1, np.float32)
+    assert hold_skills(policy, Narrow(), skills=2, episodes=1, steps=4, progress=False).paths.shape == (2, 5, 2)
+
+
 def test_mujoco_states_of_the_data_are_starts_where_the_simulator_can_be_put_into_them():
     env = gym.make("InvertedPendulum-v5")  # its observation is positions and velocities
     layout = Layout.flat(4)
     policy = random_policy(layout, action_dim=3)
     states = np.random.default_rng(0).normal(0, 0.05, (31, 4))
-    from didi_gym.data import TrajectoryDataset
-
     dataset = TrajectoryDataset.from_episodes([(states, np.zeros((30, 3)))], layout)
     simulator = SkillSimulator(policy, env)
     starts = simulator.data_starts(3, dataset, np.random.default_rng(0))
@@ -185,6 +200,15 @@ def test_nearest_distances():
 def test_what_cannot_be_evaluated_says_why():
     from dataclasses import replace
 
+    with pytest.raises(ValueError, match="at least 2 skills from 2 starts, got 1 skills, 4 starts"):
+        evaluate_skills(Compass(), Point(), starts=4, skills=1, progress=False)
+    three = TrajectoryDataset.from_episodes([(np.zeros((9, 3)), np.zeros((9, 2)))])
+    with pytest.raises(ValueError, match="states have 2 numbers, those of data set None 3"):
+        evaluate_skills(Compass(), Point(), three, progress=False)
+    wide = Point()
+    wide.action_space = spaces.Box(-2, 2, (2,))
+    with pytest.raises(ValueError, match="not those the policy was trained on"):
+        evaluate_skills(Compass(), wide, progress=False)
     with pytest.raises(ValueError, match="names no environment"):
         data_env_id(Compass())
     policy = random_policy(replace(POINT, state_source=None), action_dim=3)

@@ -30,7 +30,9 @@ def test_turning_turns_orientation_position_and_velocity_alike():
 
 def test_turning_back_is_the_inverse():
     states = body_states(50)
-    np.testing.assert_allclose(turn(turn(states, np.full(50, 1.1), BODY.heading), np.full(50, -1.1), BODY.heading), states, atol=1e-5)
+    np.testing.assert_allclose(
+        turn(turn(states, np.full(50, 1.1), BODY.heading), np.full(50, -1.1), BODY.heading), states, atol=1e-5
+    )
 
 
 def test_yaw_of_a_pure_turn_is_its_angle():

@@ -22,7 +22,9 @@ def test_the_numpy_copy_survives_extreme_inputs():
     net = ResidualMLP(2, 2, 1, width=8, depth=1)
     with torch.no_grad():
         net.firsts[0].bias.fill_(-500.0)
-    assert np.isfinite(NumpyResidualMLP(net.state_dict(), 1)(np.ones((1, 2), np.float32), np.ones((1, 1), np.float32))).all()
+    assert np.isfinite(
+        NumpyResidualMLP(net.state_dict(), 1)(np.ones((1, 2), np.float32), np.ones((1, 1), np.float32))
+    ).all()
 
 
 def test_the_condition_matters_to_every_output():
@@ -41,7 +43,9 @@ def test_ensemble_members_are_independent():
     with torch.no_grad():
         net.weights[0][1] += 1
     after = net(x)
-    assert torch.equal(before[0], after[0]) and torch.equal(before[2], after[2]) and not torch.equal(before[1], after[1])
+    assert (
+        torch.equal(before[0], after[0]) and torch.equal(before[2], after[2]) and not torch.equal(before[1], after[1])
+    )
 
 
 def test_time_embeddings_differ_between_diffusion_steps():

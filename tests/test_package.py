@@ -21,7 +21,7 @@ ROWS = [  # a module imports only from the rows above its own; a subpackage also
     ["normalization", "diffusion", "dynamics", "discriminator", "data"],
     ["policy", "losses", "execution"],
     ["training", "wrappers"],
-    ["registration", "plots", "sb3", "collect"],
+    ["registration", "plots", "drawing", "sb3", "collect"],
     ["evaluation", "video"],
     ["cli", "__main__"],
 ]
@@ -131,7 +131,7 @@ def test_importing_the_package_loads_nothing_heavy():
     assert not loaded_by("import didi_gym") & (HEAVY | {"gymnasium"})
 
 
-@pytest.mark.parametrize("module", ["execution", "plots", "video", "skills", "config"])
+@pytest.mark.parametrize("module", ["execution", "plots", "drawing", "video", "skills", "config"])
 def test_a_module_for_worker_processes_or_pictures_loads_nothing_heavy(module):
     assert not loaded_by(f"import didi_gym.{module}") & HEAVY
 

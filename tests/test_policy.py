@@ -8,7 +8,7 @@ from safetensors.torch import load_file, save_file
 
 from didi_gym.config import DynamicsConfig, Layout, to_dict
 from didi_gym.dynamics import DynamicsEnsemble
-from didi_gym.frames import inputs_to_state, turn
+from didi_gym.frames import inputs_to_state, localize, turn
 from didi_gym.hub import SkillPolicyHubError
 from didi_gym.policy import SkillPolicy
 from didi_gym.skills import SkillSpace
@@ -59,7 +59,9 @@ def test_turning_the_world_and_the_skill_together_changes_no_action():
     turned = turn(inputs_to_state(inputs, BODY), np.full(5, 1.3, np.float32), BODY.heading)[:, 2:]
     c, s = np.cos(1.3), np.sin(1.3)
     turned_skills = skills @ np.array([[c, s], [-s, c]])
-    np.testing.assert_allclose(policy.plan_actions(turned, turned_skills), policy.plan_actions(inputs, skills), atol=1e-4)
+    np.testing.assert_allclose(
+        policy.plan_actions(turned, turned_skills), policy.plan_actions(inputs, skills), atol=1e-4
+    )
     assert np.abs(policy.plan_actions(turned, skills) - policy.plan_actions(inputs, skills)).max() > 1e-2
 
 
@@ -108,7 +110,9 @@ def test_a_saved_policy_loads_and_acts_the_same(tmp_path, form):
     policy = random_policy(**form)
     loaded = SkillPolicy.from_pretrained(policy.save_pretrained(tmp_path / "p"), device="cpu")
     assert loaded.config == policy.config and not loaded.training
-    assert all(torch.equal(a, b) for a, b in zip(policy.state_dict().values(), loaded.state_dict().values(), strict=True))
+    assert all(
+        torch.equal(a, b) for a, b in zip(policy.state_dict().values(), loaded.state_dict().values(), strict=True)
+    )
     np.testing.assert_array_equal(loaded.plan_actions(*_asked(policy)), policy.plan_actions(*_asked(policy)))
     assert sorted(p.name for p in (tmp_path / "p").iterdir()) == ["config.json", "model.safetensors"]
 
@@ -138,7 +142,10 @@ DAMAGES = {
     "no config": (lambda f: (f / "config.json").unlink(), "it has no config.json"),
     "config is no JSON": (lambda f: (f / "config.json").write_text("{"), "no skill policy configuration"),
     "another model": (lambda f: _edit_config(f, model_type="act"), '"model_type": "didi"'),
-    "newer format": (lambda f: _edit_config(f, format_version=99, novelty=1), "newer than this didi_gym reads .* upgrade"),
+    "newer format": (
+        lambda f: _edit_config(f, format_version=99, novelty=1),
+        "newer than this didi_gym reads .* upgrade",
+    ),
     "unknown key": (lambda f: _edit_config(f, novelty=1), "unknown key.*novelty"),
     "no weights": (lambda f: (f / "model.safetensors").unlink(), "has no model.safetensors"),
     "only a pickle": (_pickle_only, "pytorch_model.bin is there, but pickles are never read"),
@@ -153,7 +160,10 @@ DAMAGES = {
     "empty": (lambda f: (f / "model.safetensors").write_bytes(b""), "damaged or no safetensors file"),
     "missing tensor": (lambda f: _edit_weights(f, lambda w: w.pop("low")), r"1 tensor\(s\) missing, e.g. low"),
     "unknown tensor": (lambda f: _edit_weights(f, lambda w: w.update(x=torch.ones(1))), "1 unknown.* e.g. x"),
-    "wrong shape": (lambda f: _edit_weights(f, lambda w: w.update(low=torch.ones(4))), r"low must be \(3,\).*got \(4,\)"),
+    "wrong shape": (
+        lambda f: _edit_weights(f, lambda w: w.update(low=torch.ones(4))),
+        r"low must be \(3,\).*got \(4,\)",
+    ),
     "wrong type": (lambda f: _edit_weights(f, lambda w: w.update(low=torch.ones(3).double())), "float64"),
     "not finite": (lambda f: _edit_weights(f, lambda w: w["low"].fill_(torch.nan)), "low holds NaN"),
 }
@@ -191,9 +201,43 @@ def test_two_revisions_at_once_are_refused():
 
 def test_a_damaged_dynamics_model_beside_the_policy_is_an_error(tmp_path):
     folder = random_policy().save_pretrained(tmp_path / "p")
-    save_file({"dynamics.x": torch.ones(1)}, folder / "training.safetensors", {"info": json.dumps({"dynamics": to_dict(DynamicsConfig())})})
+    save_file(
+        {"dynamics.x": torch.ones(1)},
+        folder / "training.safetensors",
+        {"info": json.dumps({"dynamics": to_dict(DynamicsConfig())})},
+    )
     with pytest.raises(SkillPolicyHubError, match="missing"):
         SkillPolicy.from_pretrained(folder)
     (folder / "training.safetensors").write_bytes(b"garbage")
     with pytest.raises(SkillPolicyHubError, match="damaged"):
         SkillPolicy.from_pretrained(folder)
+
+
+def _world(layout=BODY, action_dim=3):
+    torch.manual_seed(1)
+    return DynamicsEnsemble(DynamicsConfig(members=2, width=16), layout, action_dim)
+
+
+@torch.no_grad()
+def test_a_trajectory_replanned_on_the_way_is_what_executing_the_policy_in_the_model_gives():
+    policy, dynamics = random_policy(), _world()
+    skills = torch.tensor([[0.3, -0.8]])
+    first = policy.normalizer.normalize(torch.from_numpy(localize(body_states(1)[:, None], BODY)[0][:, 0]))
+    states, actions = policy.trajectory(first, skills, dynamics, replan_every=3)
+    expected = [first]
+    for step in range(8):
+        if step % 3 == 0:  # plan from the present state in environment units, in the world's frame
+            here = policy.normalizer.denormalize(expected[-1])[:, 2:].numpy()
+            plan = policy.plan_actions(here, skills.numpy())
+            plan = (torch.from_numpy(plan) - policy.low) / (policy.high - policy.low) * 2 - 1
+        torch.testing.assert_close(actions[:, step], plan[:, step % 3], atol=2e-4, rtol=2e-4)
+        expected.append(dynamics.rollout(expected[-1], plan[:, step % 3][:, None])[:, 1])
+    torch.testing.assert_close(states, torch.stack(expected[:8], dim=1), atol=1e-3, rtol=1e-3)
+
+
+def test_a_trajectory_of_one_plan_is_the_papers_single_pass():
+    policy, dynamics = random_policy(Layout.flat(6)), _world(Layout.flat(6))
+    first, skills = torch.randn(4, 6), torch.randn(4, 2)
+    states, actions = policy.trajectory(first, skills, dynamics)
+    torch.testing.assert_close(actions, policy(first, skills)[0])
+    torch.testing.assert_close(states, dynamics.rollout(first, actions)[:, :8])

@@ -10,7 +10,9 @@ CONTINUOUS = [SkillSpace("ball", 2), SkillSpace("ball", 5), SkillSpace("sphere",
 
 
 @pytest.mark.parametrize("space", [*CONTINUOUS, SkillSpace("discrete", 4)], ids=str)
-@pytest.mark.parametrize("generator", [np.random.default_rng(0), torch.Generator().manual_seed(0)], ids=["numpy", "torch"])
+@pytest.mark.parametrize(
+    "generator", [np.random.default_rng(0), torch.Generator().manual_seed(0)], ids=["numpy", "torch"]
+)
 def test_the_prior_is_uniform_over_the_space(space, generator):
     skills = np.asarray(space.sample(20_000, generator))
     assert skills.shape == (20_000, space.skill_dim) and skills.dtype == np.float32

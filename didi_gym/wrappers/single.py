@@ -10,6 +10,7 @@ import gymnasium as gym
 import numpy as np
 from gymnasium import spaces
 
+from didi_gym.data import is_bound
 from didi_gym.execution import InputSelector, Reward, RewardRule, SkillExecutor, refuse_outer_time_limit
 
 if TYPE_CHECKING:
@@ -108,7 +109,7 @@ class SkillActionWrapper(gym.Wrapper, gym.utils.RecordConstructorArgs):
                 f"replan_every must be in 1..{config.horizon}, the policy's horizon, got {self.replan_every}; a skill "
                 "may last longer than one plan, it is then planned again on the way"
             )
-        _check_actions(env.action_space, self.policy)
+        check_actions(env.action_space, self.policy)
         self._select = obs_fn or InputSelector(env.observation_space, config.layout)
         self._closed = False
         self.action_space = self.policy.skill_space.gym_space
@@ -189,13 +190,16 @@ def _reference(policy: SkillPolicy) -> str | None:
     return f"{policy.name_or_path.partition('@')[0]}@{policy.revision}"
 
 
-def _check_actions(space: spaces.Space, policy: SkillPolicy) -> None:
+def check_actions(space: spaces.Space, policy: SkillPolicy) -> None:
+    """Raise ValueError where an environment's actions are not those that `policy` was trained on."""
     low, high = policy.action_low, policy.action_high
     same = (
         isinstance(space, spaces.Box)
         and space.shape == low.shape
         and all(
-            np.array_equal(ours, theirs.astype(np.float32)) for ours, theirs in ((low, space.low), (high, space.high))
+            # the policy's bound is the data's extreme where the space has none
+            np.array_equal(ours[is_bound(theirs)], theirs[is_bound(theirs)].astype(np.float32))
+            for ours, theirs in ((low, space.low), (high, space.high))
         )
     )
     if not same:

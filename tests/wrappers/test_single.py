@@ -278,6 +278,18 @@ def test_what_does_not_fit_is_refused_at_construction(make, message):
         make()
 
 
+@pytest.mark.parametrize("limit", [np.inf, float(np.finfo(np.float32).max)])
+def test_a_space_without_a_bound_takes_a_policy_whose_bound_is_its_datas_extreme(limit):
+    low_level = ToyEnv()
+    low_level.action_space = gym.spaces.Box(np.float32([-1, -limit]), np.float32([limit, 1]))
+    env = SkillActionWrapper(low_level, ScriptedPolicy())
+    env.reset(seed=0)
+    assert env.step(env.action_space.sample())[4]["skill_length"] > 0
+    low_level.action_space = gym.spaces.Box(np.float32([-limit, -2]), np.float32([limit, 1]))
+    with pytest.raises(ValueError, match="not those the policy was trained on"):
+        SkillActionWrapper(low_level, ScriptedPolicy())
+
+
 def test_vector_environments_are_sent_to_make_vec():
     vector = gym.vector.SyncVectorEnv([ToyEnv])
     with pytest.raises(TypeError, match=r"got SyncVectorEnv; for vector environments use didi_gym\.make_vec"):
