@@ -133,7 +133,7 @@ class PriorConfig:
 class DynamicsConfig:
     """Settings of the ensemble of one-step models that makes trajectories consistent during training."""
 
-    steps: int = 5_000
+    steps: int = 6_000
     batch_size: int = 128
     learning_rate: float = 1e-3
     width: int = 256
@@ -168,7 +168,7 @@ class SkillConfig:
     """Weight of the mutual-information lower bound."""
     residual_target: float = 0.6
     """Dual ascent holds the policy's denoising residual at this multiple of the data's own; 0 keeps the weight."""
-    diversity_floor: float = 0.8
+    diversity_floor: float = 0.75
     """Share of z that the discriminator must explain (R^2, or mutual information over its ceiling) for dual ascent to
     raise the guidance weight: below it, a stronger prior would buy fidelity with collapsed skills."""
     guidance_weight: float = 3.0

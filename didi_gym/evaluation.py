@@ -77,6 +77,8 @@ class SkillReport:
 
     starts: int
     skills: int
+    replan_every: int
+    """Environment steps executed of each plan, in all rollouts but those of `open_loop_spread` and `plan_error`."""
     real_spread: float
     """Standard deviation over skills of the features' change in H-1 steps, same start, mean over starts."""
     planned_spread: float
@@ -215,6 +217,7 @@ def evaluate_skills(
     held_skills: int = 8,
     held_episodes: int = 16,
     held_steps: int = 96,
+    replan_every: int | None = None,
     contact_geoms: str | None = None,
     seed: int = 0,
     progress: bool = True,
@@ -229,6 +232,7 @@ def evaluate_skills(
             data set was made with, and up to 64 steps of random skills.
         skills: Skills compared from each start, spread over the skill space.
         held_skills, held_episodes, held_steps: Skills held from a reset, resets each, and for how long.
+        replan_every: Steps executed of each plan; default: the policy's.
         contact_geoms: Regular expression of MuJoCo geom names to count contacts with, e.g. `block`.
 
     Returns:
@@ -245,6 +249,7 @@ def evaluate_skills(
     env = env or make_data_env(policy)
     check_actions(env.action_space, policy)
     simulator = SkillSimulator(policy, env, contact_geoms)
+    every = replan_every or config.replan_every
     features, horizon = list(config.layout.features), config.horizon
     grid = policy.skill_space.grid(skills)
     scale = policy.normalizer.scale.cpu().numpy()[features]
@@ -255,7 +260,7 @@ def evaluate_skills(
     with progress_bar("evaluate", total, progress) as report:
         done = iter(range(1, total + 1))
 
-        def roll(start: Start, skill: np.ndarray, every: int | None = None) -> Rollout:
+        def roll(start: Start, skill: np.ndarray, every: int = every) -> Rollout:
             rollout = simulator.hold(simulator.visit(start), skill, horizon, every)
             report(next(done), {})
             return rollout
@@ -289,6 +294,7 @@ def evaluate_skills(
     report_ = SkillReport(
         starts=starts,
         skills=len(grid),
+        replan_every=every,
         real_spread=real_spread,
         planned_spread=planned_spread,
         spread_ratio=real_spread / planned_spread if planned_spread > 0 else math.nan,
@@ -314,6 +320,7 @@ def hold_skills(
     skills: int = 8,
     episodes: int = 16,
     steps: int = 96,
+    replan_every: int | None = None,
     seed: int = 0,
     progress: bool = True,
 ) -> HeldSkills:
@@ -325,7 +332,7 @@ def hold_skills(
     with progress_bar("hold skills", episodes * len(grid), progress) as report:
         for start in resets:
             for z in grid:
-                rollouts.append(simulator.hold(simulator.visit(start), z, steps))
+                rollouts.append(simulator.hold(simulator.visit(start), z, steps, replan_every))
                 report(len(rollouts), {})
     features = list(policy.config.layout.features)
     paths = np.stack([_padded(r.states[:, features], steps + 1) for r in rollouts])

@@ -293,7 +293,7 @@ def _policy_config(dataset: TrajectoryDataset, config: SkillConfig, horizon: int
         layout=dataset.layout,
         skill_space=config.skill_space,
         skill_duration=horizon,
-        replan_every=max(horizon // 4, 1),
+        replan_every=max(horizon // 8, 1),
         width=config.width,
         depth=config.depth,
         consistency=config.consistency,

@@ -35,7 +35,7 @@ class Demo:
     env_id: str = "AntMaze_Open-v5"
     policy: str = "ant-directions"
     """Bundled name, folder or Hub id of the skill policy."""
-    steps: int = 60_000
+    steps: int = 50_000
     """Low-level environment steps for each agent."""
     episodes: int = 100
     """Evaluation episodes of the agent over skills, from seeds not trained on."""

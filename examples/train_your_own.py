@@ -25,8 +25,9 @@ class Args:
 
 def main(args: Args) -> None:
     dataset = TrajectoryDataset.from_minari(args.dataset)
-    training, _ = dataset.split()  # a tenth of the episodes is held out for evaluation
-    config = TrainConfig(skills=SkillConfig(skill_space=SkillSpace(args.kind, args.size)))
+    horizon = dataset.suggest_horizon()
+    training, _ = dataset.split(horizon=horizon)  # a tenth of the episodes is held out for evaluation
+    config = TrainConfig(skills=SkillConfig(horizon=horizon, skill_space=SkillSpace(args.kind, args.size)))
     train(training, config, args.output)  # stopped half-way, the same call continues
 
     policy = SkillPolicy.from_pretrained(args.output)

@@ -1,4 +1,4 @@
-"""Train and evaluate a skill policy with several seeds, same settings, and write one row per seed.
+"""Train and evaluate a skill policy with several seeds, same settings, and write two rows per seed.
 
     didi-gym data ant-directions
     python experiments/skill_seeds.py --dataset didi/ant-directions-v0 --csv experiments/results/ant-directions.csv
@@ -41,7 +41,8 @@ class SkillSeeds:
     """Runs side by side, one thread each."""
 
 
-def run(args: SkillSeeds, seed: int) -> dict[str, Any]:
+def run(args: SkillSeeds, seed: int) -> list[dict[str, Any]]:
+    """Two rows: as deployed, and replanning every quarter of the horizon."""
     import torch
 
     from didi_gym import TrajectoryDataset, evaluate_skills
@@ -49,20 +50,25 @@ def run(args: SkillSeeds, seed: int) -> dict[str, Any]:
 
     torch.set_num_threads(1)
     dataset = TrajectoryDataset.from_minari(args.dataset)
-    training, _ = dataset.split()
+    horizon = args.config.skills.horizon or dataset.suggest_horizon()
+    training, _ = dataset.split(horizon=horizon)
     began = time.monotonic()
     output = args.runs / f"{args.dataset.replace('/', '-')}-seed{seed}"
-    policy = train(training, replace(args.config, seed=seed), output)
+    config = replace(args.config, seed=seed, skills=replace(args.config.skills, horizon=horizon))
+    policy = train(training, config, output)
     seconds = round(time.monotonic() - began)
     report, _ = evaluate_skills(policy, dataset=dataset, contact_geoms=args.contact_geoms, held_episodes=32)
     report.save(output / "results.json")
-    settings = {"horizon": policy.config.horizon, "replan_every": policy.config.replan_every}
-    return {"seed": seed, **settings, "training_seconds": seconds, **asdict(report)}
+    rarely, _ = evaluate_skills(
+        policy, dataset=dataset, contact_geoms=args.contact_geoms, held_episodes=32, replan_every=horizon // 4
+    )
+    settings = {"seed": seed, "training_seconds": seconds, "horizon": horizon}
+    return [{**settings, **asdict(r)} for r in (report, rarely)]
 
 
 def main(args: SkillSeeds) -> None:
     with ProcessPoolExecutor(args.jobs, mp_context=get_context("spawn")) as pool:
-        rows = list(pool.map(run, [args] * len(args.seeds), args.seeds))
+        rows = [row for pair in pool.map(run, [args] * len(args.seeds), args.seeds) for row in pair]
     args.csv.parent.mkdir(parents=True, exist_ok=True)
     with args.csv.open("w", newline="") as file:
         writer = csv.DictWriter(file, rows[0])
