@@ -131,10 +131,11 @@ def train(args: Train) -> None:
 
 def evaluate(args: Evaluate) -> None:
     from didi_gym.data import TrajectoryDataset
-    from didi_gym.evaluation import data_env_id, evaluate_skills
+    from didi_gym.evaluation import evaluate_skills
     from didi_gym.plots import plot_skill_map
     from didi_gym.policy import SkillPolicy
     from didi_gym.registration import make_low_level
+    from didi_gym.simulation import data_env_id
     from didi_gym.video import make_rendered_env
 
     policy = SkillPolicy.from_pretrained(args.policy, device="cpu")
@@ -188,8 +189,8 @@ def _where_possible(file: str) -> Iterator[None]:
 
 def _film(policy: SkillPolicy, env: gym.Env, file: Path, steps: int, skills: int = 8) -> None:
     """Film evenly spread skills, each held from a reset."""
-    from didi_gym.evaluation import SkillSimulator, Start
     from didi_gym.progress import progress
+    from didi_gym.simulation import SkillSimulator, Start
     from didi_gym.video import Camera, write_video
 
     class Film(gym.Wrapper):

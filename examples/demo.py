@@ -202,8 +202,8 @@ def run_random(demo: Demo) -> dict[str, Any]:
 def draw_pictures(demo: Demo, results: dict[str, dict[str, Any]]) -> None:
     """The map of the skills in the open, the learning curves, and a film of the trained agent."""
     from didi_gym import SkillPolicy
-    from didi_gym.evaluation import hold_skills
     from didi_gym.plots import plot_learning_curves, plot_skill_map
+    from didi_gym.simulation import hold_skills
 
     policy = SkillPolicy.from_pretrained(demo.policy, device="cpu")
     held = hold_skills(policy, skills=16, episodes=4, seed=demo.seed)

@@ -75,7 +75,10 @@ def main(args: SkillSeeds) -> None:
         writer.writeheader()
         writer.writerows({k: round(v, 4) if isinstance(v, float) else v for k, v in row.items()} for row in rows)
     for name in rows[0]:
-        print(f"{name:28}", *(f"{row[name]:10.3f}" if isinstance(row[name], float) else f"{row[name]:>10}" for row in rows))
+        print(
+            f"{name:28}",
+            *(f"{row[name]:10.3f}" if isinstance(row[name], float) else f"{row[name]:>10}" for row in rows),
+        )
 
 
 if __name__ == "__main__":

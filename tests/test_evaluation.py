@@ -8,18 +8,10 @@ from gymnasium import spaces
 
 from didi_gym.config import Layout, PolicyConfig
 from didi_gym.data import TrajectoryDataset
-from didi_gym.evaluation import (
-    SkillSimulator,
-    _direction_error,
-    _mutual_information,
-    _nearest,
-    _probe,
-    _spread,
-    data_env_id,
-    evaluate_skills,
-    hold_skills,
-)
+from didi_gym.evaluation import evaluate_skills
+from didi_gym.metrics import direction_error, mutual_information, nearest_distance, skill_probe, skill_spread
 from didi_gym.policy import SkillPolicy
+from didi_gym.simulation import SkillSimulator, data_env_id, hold_skills
 from didi_gym.skills import SkillSpace
 from tests.examples import point_dataset, random_policy
 
@@ -162,19 +154,19 @@ def test_the_report_is_saved_as_json_with_null_for_what_was_not_measured(tmp_pat
 
 def test_spread_is_the_standard_deviation_over_skills_from_the_same_start():
     changes = np.array([[[0.0, 0.0], [2.0, 0.0]], [[5.0, 1.0], [5.0, 3.0]]])  # (starts, skills, features)
-    assert _spread(changes) == pytest.approx(math.sqrt(0.5))
+    assert skill_spread(changes) == pytest.approx(math.sqrt(0.5))
 
 
 def test_direction_error_forgives_a_turn_and_a_mirror_but_not_a_missing_direction():
     grid = SkillSpace("ball", 2).grid(8)
     c, s = np.cos(1.0), np.sin(1.0)
     turned = grid @ np.array([[c, s], [-s, c]])
-    assert _direction_error(grid, turned[None]) < 0.01
-    assert _direction_error(grid, (turned * [1, -1])[None]) < 0.01
+    assert direction_error(grid, turned[None]) < 0.01
+    assert direction_error(grid, (turned * [1, -1])[None]) < 0.01
     lost = turned.copy()
     lost[3] = turned[2]
-    assert 30 < _direction_error(grid, lost[None]) < 45
-    assert math.isnan(_direction_error(np.eye(3), np.ones((1, 3, 2))))
+    assert 30 < direction_error(grid, lost[None]) < 45
+    assert math.isnan(direction_error(np.eye(3), np.ones((1, 3, 2))))
 
 
 def test_probes_find_what_is_there_and_nothing_in_noise():
@@ -182,18 +174,18 @@ def test_probes_find_what_is_there_and_nothing_in_noise():
     skills = rng.uniform(-1, 1, (40, 16, 2)).astype(np.float32)
     told = skills @ np.array([[1.0, 2.0], [-1.0, 0.5]], np.float32)
     noise = rng.normal(size=told.shape).astype(np.float32)
-    assert _probe(told, skills, 0) > 0.98 and _probe(noise, skills, 0) < 0.05
+    assert skill_probe(told, skills, 0) > 0.98 and skill_probe(noise, skills, 0) < 0.05
     labelled = np.eye(16, dtype=np.float32)[None].repeat(40, 0)
-    bits, accuracy = _mutual_information(labelled, 16, 0)
+    bits, accuracy = mutual_information(labelled, 16, 0)
     assert bits > 3.8 and accuracy == 1
-    bits, accuracy = _mutual_information(rng.normal(size=(40, 16, 2)).astype(np.float32), 16, 0)
+    bits, accuracy = mutual_information(rng.normal(size=(40, 16, 2)).astype(np.float32), 16, 0)
     assert bits < 0.1 and accuracy < 0.2
 
 
 def test_nearest_distances():
     import torch
 
-    distances = _nearest(torch.tensor([[0.0, 0.0], [3.0, 4.0]]), torch.tensor([[0.0, 1.0], [3.0, 3.0]]))
+    distances = nearest_distance(torch.tensor([[0.0, 0.0], [3.0, 4.0]]), torch.tensor([[0.0, 1.0], [3.0, 3.0]]))
     assert distances.tolist() == [1, 1]
 
 

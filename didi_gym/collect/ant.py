@@ -124,10 +124,11 @@ def collect_ant_directions(
 ) -> Any:
     """Find gaits for every direction, walk about with them, and write what was seen as a Minari data set.
 
-    Episodes are short and start from rest, where an ant first has to land well. A direction in the *world* is held until it changes at random; the gait is whichever
-    moves there given the body's yaw. Observations are (29,): position and orientation (7), joints (8), velocities
-    (14). Each episode's labels are its noise, its falls and its mean velocity; the info `target` (T + 1, 2) holds
-    the world velocity asked for, as a direction times an amplitude scale from 0 to 1.
+    Episodes are short and start from rest, where an ant first has to land well. A direction in the *world* is held
+    until it changes at random; the gait is whichever moves there given the body's yaw. Observations are (29,): position
+    and orientation (7), joints (8), velocities (14). Each episode's labels are its noise, its falls and its mean
+    velocity; the info `target` (T + 1, 2) holds the world velocity asked for, as a direction times an amplitude scale
+    from 0 to 1.
     The same arguments give the same data, whatever the number of processes.
 
     Args:
