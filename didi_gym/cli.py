@@ -68,7 +68,7 @@ class Evaluate:
     """Environment to roll out in; default: the one its data set was recorded in."""
     dataset: str | None = None
     """Data set to measure fidelity against; default: the policy's own, where it is on this disk."""
-    starts: int = 32
+    starts: int = 64
     """Start states."""
     skills: int = 16
     """Skills compared from each start."""
@@ -167,7 +167,7 @@ def evaluate(args: Evaluate) -> None:
     for metric, value in asdict(report).items():
         print(f"{metric:28} {value:.3f}" if isinstance(value, float) else f"{metric:28} {value}")
     if held.paths.shape[-1] >= 2:
-        title = f"{args.policy}: skills held for {args.held_steps} steps in the simulator"
+        title = f"{output.resolve().name}: skills held for {args.held_steps} steps in the simulator"
         with _where_possible("skill_map.png"):
             plot_skill_map(held.paths[..., :2], held.skills, policy.skill_space, output / "skill_map.png", title=title)
     else:
