@@ -113,11 +113,12 @@ class Camera:
         return self._scene.draw(simulation[1])
 
 
-def make_rendered_env(env_id: str, **kwargs: Any) -> gym.Env:
+def make_rendered_env(env_id: str, *, opengl: bool = True, **kwargs: Any) -> gym.Env:
     """Make an environment for a `Camera`: with `render_mode="rgb_array"` where that works here, else without.
 
     Args:
         env_id: anything `gymnasium.make` takes; ids of gymnasium-robotics need no import.
+        opengl: Whether MuJoCo may render; drawn scenes follow the body and look the same on every machine.
         **kwargs: for `gymnasium.make`.
     """
     try:
@@ -126,7 +127,7 @@ def make_rendered_env(env_id: str, **kwargs: Any) -> gym.Env:
         raise
     except Exception:
         return make_low_level(env_id, **kwargs)
-    if mujoco_of(env) is not None and opengl_backend() is None:
+    if mujoco_of(env) is not None and not (opengl and opengl_backend() is not None):
         env.close()
         return make_low_level(env_id, **kwargs)
     return env

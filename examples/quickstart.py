@@ -12,7 +12,7 @@ from didi_gym import SkillActionWrapper
 from didi_gym.sb3 import RelativeGoalExtractor, SkillHerReplayBuffer
 
 gym.register_envs(gymnasium_robotics)
-task = gym.make("PointMaze_Open-v3", continuing_task=False)
+task = gym.make("PointMaze_Medium-v3", continuing_task=False)
 env = SkillActionWrapper(task, "pointmaze-medium", skill_duration=16, discount=0.995)
 print("the agent picks from", env.action_space, "and each pick runs", env.skill_duration, "low-level steps")
 

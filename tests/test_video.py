@@ -178,6 +178,14 @@ def test_environments_are_made_with_rendering_only_where_it_works(monkeypatch):
         env.close()
 
 
+def test_mujoco_is_drawn_where_that_is_asked_for(monkeypatch):
+    monkeypatch.setattr(video, "opengl_backend", lambda: "default")
+    env = make_rendered_env("HalfCheetah-v5", opengl=False)
+    env.reset(seed=0)
+    assert env.render_mode is None and Camera(env).frame().std() > 0
+    env.close()
+
+
 def test_an_unknown_environment_stays_an_error():
     with pytest.raises(gym.error.UnregisteredEnv):
         make_rendered_env("NoSuchEnvironment-v0")

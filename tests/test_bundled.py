@@ -1,0 +1,72 @@
+"""The policies that come with the package, loaded by name and executed in the simulator."""
+
+import gymnasium as gym
+import numpy as np
+import pytest
+from gymnasium.utils.env_checker import check_env
+
+import didi_gym
+from didi_gym import SkillPolicy, hub
+from didi_gym.simulation import hold_skills
+
+gymnasium_robotics = pytest.importorskip("gymnasium_robotics", reason="the mazes need didi-gym[envs]")
+
+
+def test_both_policies_are_listed_and_load_without_a_network():
+    assert {"ant-directions", "pointmaze-medium"} <= set(didi_gym.list_pretrained())
+    for name in didi_gym.list_pretrained():
+        policy = SkillPolicy.from_pretrained(name, device="cpu")
+        assert policy.name_or_path == name and policy.revision is None
+        folder, _ = hub.resolve(name)
+        assert not list(folder.glob("training*")), "training state is not shipped"
+
+
+def test_ant_skills_walk_in_eight_directions_of_the_world():
+    policy = SkillPolicy.from_pretrained("ant-directions", device="cpu")
+    held = hold_skills(policy, skills=8, episodes=2, steps=96, progress=False)
+    moved = (held.paths[:, -1] - held.paths[:, 0]).reshape(2, 8, 2)
+    assert np.linalg.norm(moved, axis=-1).mean() > 5 and held.terminated.mean() <= 0.125
+    angles = np.unwrap(np.arctan2(*moved.mean(0).T[::-1]))
+    np.testing.assert_allclose(np.diff(angles), np.pi / 4, atol=np.deg2rad(30))
+
+
+def test_point_skills_go_apart():
+    policy = SkillPolicy.from_pretrained("pointmaze-medium", device="cpu")
+    held = hold_skills(policy, skills=4, episodes=4, steps=24, progress=False)
+    ends = (held.paths[:, -1] - held.paths[:, 0]).reshape(4, 4, 2)
+    assert ends.std(axis=1).mean() > 0.1
+
+
+@pytest.mark.filterwarnings("ignore:.*is out of date:DeprecationWarning")  # AntMaze v4 has other observations than v5
+@pytest.mark.parametrize(
+    ("env_id", "name"),
+    [
+        ("Ant-v5", "ant-directions"),
+        ("AntMaze_Open-v5", "ant-directions"),
+        ("AntMaze_UMaze-v4", "ant-directions"),
+        ("PointMaze_Medium-v3", "pointmaze-medium"),
+    ],
+)
+def test_the_environments_of_the_cards_run_on_the_skills(env_id, name):
+    env = didi_gym.make(env_id, name, device="cpu")
+    env.action_space.seed(0)
+    first, _ = env.reset(seed=0)
+    second, _ = env.reset(seed=0)
+    np.testing.assert_equal(first, second)
+    _, _, _, _, info = env.step(env.action_space.sample())
+    assert info["skill_length"] == env.skill_duration
+    again = gym.make(gym.envs.registration.EnvSpec.from_json(env.spec.to_json()))
+    assert again.get_wrapper_attr("policy").name_or_path == name
+    env.close()
+    again.close()
+
+
+@pytest.mark.filterwarnings("ignore:.*is different from the unwrapped version")  # said of every wrapper
+@pytest.mark.filterwarnings("ignore:.*A Box observation space m")  # the Ant's own bounds are infinite
+def test_gymnasiums_checker_passes_on_real_skills():
+    check_env(didi_gym.make("Ant-v5", "ant-directions", device="cpu"), skip_render_check=True)
+
+
+def test_skills_refuse_another_body():
+    with pytest.raises(ValueError, match="expected"):
+        didi_gym.make("HalfCheetah-v5", "ant-directions", device="cpu")
