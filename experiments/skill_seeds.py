@@ -56,13 +56,15 @@ def run(args: SkillSeeds, seed: int) -> list[dict[str, Any]]:
     output = args.runs / f"{args.dataset.replace('/', '-')}-seed{seed}"
     config = replace(args.config, seed=seed, skills=replace(args.config.skills, horizon=horizon))
     policy = train(training, config, output)
-    seconds = round(time.monotonic() - began)
+    clock = output / "training_seconds.txt"
+    if not clock.is_file():  # a run that is there keeps the time it took
+        clock.write_text(str(round(time.monotonic() - began)))
     report, _ = evaluate_skills(policy, dataset=dataset, contact_geoms=args.contact_geoms, held_episodes=32)
     report.save(output / "results.json")
     rarely, _ = evaluate_skills(
         policy, dataset=dataset, contact_geoms=args.contact_geoms, held_episodes=32, replan_every=horizon // 4
     )
-    settings = {"seed": seed, "training_seconds": seconds, "horizon": horizon}
+    settings = {"seed": seed, "training_seconds": int(clock.read_text()), "horizon": horizon}
     return [{**settings, **asdict(r)} for r in (report, rarely)]
 
 

@@ -21,8 +21,9 @@ ROWS = [  # a module imports only from the rows above its own; a subpackage also
     ["normalization", "diffusion", "dynamics", "discriminator", "data"],
     ["policy", "losses", "execution"],
     ["training", "wrappers"],
-    ["registration", "plots", "drawing", "sb3", "collect"],
-    ["evaluation", "video"],
+    ["registration", "plots", "sb3", "collect", "metrics", "drawing"],
+    ["simulation", "video"],
+    ["evaluation"],
     ["cli", "__main__"],
 ]
 ROW_OF = {name: number for number, names in enumerate(ROWS) for name in names}
