@@ -74,6 +74,8 @@ class Evaluate:
     """Skills compared from each start."""
     held_steps: int = 96
     """Environment steps for which a skill is held in the picture and for distances and falls."""
+    replan_every: int | None = None
+    """Environment steps executed of each plan; default: the policy's."""
     contact_geoms: str | None = None
     """Regular expression of MuJoCo geom names to count contacts with, e.g. block."""
     seed: int = 0
@@ -160,6 +162,7 @@ def evaluate(args: Evaluate) -> None:
         starts=args.starts,
         skills=args.skills,
         held_steps=args.held_steps,
+        replan_every=args.replan_every,
         contact_geoms=args.contact_geoms,
         seed=args.seed,
     )

@@ -1,5 +1,8 @@
 """The policies that come with the package, loaded by name and executed in the simulator."""
 
+import re
+from pathlib import Path
+
 import gymnasium as gym
 import numpy as np
 import pytest
@@ -70,3 +73,20 @@ def test_gymnasiums_checker_passes_on_real_skills():
 def test_skills_refuse_another_body():
     with pytest.raises(ValueError, match="expected"):
         didi_gym.make("HalfCheetah-v5", "ant-directions", device="cpu")
+
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning:stable_baselines3")  # it advises a Monitor; five lines have none
+@pytest.mark.parametrize("page", ["README.md", *(f"hub/{name}/README.md" for name in didi_gym.list_pretrained())])
+def test_the_programs_on_our_pages_run(page):
+    programs = re.findall(r"```python\n(.*?)```", (ROOT / page).read_text(), re.DOTALL)
+    assert programs
+    for program in programs:
+        shortened = program.replace(".learn(2_000)", ".learn(120)")  # the same program, for a few decisions
+        assert shortened != program or ".learn(" not in program
+        names: dict = {}
+        exec(shortened, names)
+        assert names["env"].low_level_steps > 0
+        names["env"].close()
