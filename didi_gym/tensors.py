@@ -36,7 +36,8 @@ def write_atomically(path: Path, content: bytes) -> None:
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor], info: Any = None) -> None:
     """Write tensors, with `info` (JSON types) in the header."""
-    metadata = {"format": "pt", **({} if info is None else {"info": json.dumps(info)})}
+    # one entry only: safetensors writes several in random order, and equal runs should give equal files
+    metadata = {"format": "pt"} if info is None else {"info": json.dumps(info)}
     write_atomically(path, save({k: v.detach().cpu().contiguous() for k, v in tensors.items()}, metadata))
 
 
