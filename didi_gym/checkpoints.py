@@ -81,7 +81,9 @@ class TrainingState(Generic[Module]):
     def _restore(self, path: Path) -> None:
         info = load_info(path)
         if info["identity"] != self._identity:
-            raise SafeFileError(f"{path} belongs to a run with other settings; choose another output folder")
+            raise SafeFileError(
+                f"{path} belongs to a run with other settings or other data; choose another output folder"
+            )
         self.module.load_state_dict(load_tensors(path, "module."))
         self.average.load_state_dict(load_tensors(path, "average."))
         moments: dict[int, dict[str, Tensor]] = {}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -60,6 +61,13 @@ class TrajectoryDataset:
     @property
     def action_dim(self) -> int:
         return self.actions.shape[1]
+
+    def fingerprint(self) -> int:
+        """A checksum (CRC-32) of the episodes: a run must not be continued on other data of the same name."""
+        total = zlib.crc32(np.concatenate([self.starts, self.lengths]).tobytes())
+        for array in (self.observations, self.actions):
+            total = zlib.crc32(np.ascontiguousarray(array).data, total)
+        return total
 
     def num_windows(self, horizon: int) -> int:
         """Windows of `horizon` steps that lie within one episode."""

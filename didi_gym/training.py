@@ -101,7 +101,7 @@ def train_prior(
         states, actions = batches.draw(config.batch_size, horizon, generator)
         return prior_loss(prior, torch.cat([states, actions], dim=-1), generator)
 
-    identity = {"horizon": horizon, "seed": seed, **to_dict(config)}
+    identity = {"data": dataset.fingerprint(), "horizon": horizon, "seed": seed, **to_dict(config)}
     state = TrainingState(prior, config.learning_rate, config.ema_decay, seed, identity, checkpoint)
     _optimize("prior", state, loss, config.steps, config.learning_rate, progress)
     return state.averaged()
@@ -133,7 +133,7 @@ def train_dynamics(
         by_member = (config.members, config.batch_size)
         return dynamics_loss(dynamics, states.unflatten(0, by_member), actions.unflatten(0, by_member))
 
-    identity = {"horizon": horizon, "seed": seed, **to_dict(config)}
+    identity = {"data": dataset.fingerprint(), "horizon": horizon, "seed": seed, **to_dict(config)}
     state = TrainingState(dynamics, config.learning_rate, 0.99, seed, identity, checkpoint)
     _optimize("dynamics", state, loss, config.steps, config.learning_rate, progress)
     return state.averaged()
@@ -203,7 +203,7 @@ def train_skills(
             memory["guidance_weight"] = min(weight * math.exp(weight_step), config.guidance_weight_max)
         return total, {**metrics, **more, "guidance/weight": torch.tensor(weight)}
 
-    identity = {"seed": seed, **to_dict(config)}
+    identity = {"data": dataset.fingerprint(), "seed": seed, **to_dict(config)}
     state = TrainingState(modules, config.learning_rate, config.ema_decay, seed, identity, checkpoint)
     try:
         _optimize("skills", state, loss, config.steps, config.learning_rate, progress)

@@ -158,8 +158,15 @@ def test_sigint_between_steps_raises_after_the_checkpoint(tmp_path, monkeypatch)
 
 def test_a_checkpoint_of_other_settings_is_refused(tmp_path):
     train(point_dataset(), tiny(), tmp_path, progress=False)
-    with pytest.raises(SafeFileError, match="belongs to a run with other settings"):
+    with pytest.raises(SafeFileError, match="belongs to a run with other settings or other data"):
         train(point_dataset(), tiny(learning_rate=1e-4), tmp_path, progress=False)
+
+
+def test_a_run_is_not_continued_on_other_data(tmp_path):
+    train(point_dataset(), tiny(), tmp_path, progress=False)
+    train(point_dataset(), tiny(), tmp_path, progress=False)
+    with pytest.raises(SafeFileError, match="other settings or other data"):
+        train(point_dataset(seed=1), tiny(), tmp_path, progress=False)
 
 
 def test_a_folder_of_another_run_is_refused(tmp_path):
