@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from didi_gym import ids
 from didi_gym.version import __version__
 
 if TYPE_CHECKING:
@@ -14,16 +15,18 @@ if TYPE_CHECKING:
     from didi_gym.evaluation import evaluate_skills
     from didi_gym.hub import SkillPolicyHubError, list_pretrained
     from didi_gym.policy import SkillPolicy
-    from didi_gym.registration import make
+    from didi_gym.registration import make, make_vec
     from didi_gym.skills import SkillSpace
     from didi_gym.training import train_dynamics, train_prior, train_skills
     from didi_gym.wrappers.single import SkillActionWrapper
+    from didi_gym.wrappers.vector import SkillActionVectorWrapper
 
 _HOMES = {
     "DiffusionPrior": "diffusion",
     "DynamicsConfig": "config",
     "Layout": "config",
     "PriorConfig": "config",
+    "SkillActionVectorWrapper": "wrappers.vector",
     "SkillActionWrapper": "wrappers.single",
     "SkillConfig": "config",
     "SkillPolicy": "policy",
@@ -33,6 +36,7 @@ _HOMES = {
     "evaluate_skills": "evaluation",
     "list_pretrained": "hub",
     "make": "registration",
+    "make_vec": "registration",
     "train_dynamics": "training",
     "train_prior": "training",
     "train_skills": "training",
@@ -49,3 +53,6 @@ def __getattr__(name: str) -> Any:
 
 def __dir__() -> list[str]:
     return sorted(__all__)
+
+
+ids.register()

@@ -1,4 +1,4 @@
-"""Skill execution inside one environment: choosing what the policy reads, running chunks of actions, scoring a skill.
+"""Skill execution inside one environment: running chunks of actions and scoring a skill.
 
 Imports no torch: this module runs in environment worker processes, while planning stays in the main process.
 """
@@ -15,79 +15,21 @@ import gymnasium as gym
 import numpy as np
 from gymnasium import spaces
 
-from didi_gym.config import Layout, ObservationSource
-
 Reward = Literal["sum", "discounted", "last"] | Callable[[np.ndarray], float]
+TerminateFn = Callable[[Any, np.ndarray, int], bool]
 
 SKILL_KEYS = frozenset(
-    {"skill_length", "skill_return", "skill_interrupted", "skill_ended", "skill_achieved_goals", "skill_rewards"}
+    {
+        "skill_length",
+        "skill_return",
+        "skill_interrupted",
+        "skill_over",
+        "skill_error",
+        "skill_achieved_goals",
+        "skill_rewards",
+    }
 )
 """The keys that skill execution adds to an environment's info."""
-
-
-class InputSelector:
-    """Picks what the policy reads out of an environment's observations.
-
-    The first of the layout's sources that fits the observation space is chosen, once, at construction.
-
-    Args:
-        space: the observation space of a single environment.
-        layout: the policy's layout.
-
-    Raises:
-        ValueError: no source fits.
-    """
-
-    def __init__(self, space: spaces.Space, layout: Layout) -> None:
-        fitting = [source for source in layout.sources if _fits(space, source)]
-        if not fitting:
-            expected = " or ".join(_describe_source(source) for source in layout.sources) or "nothing it knows"
-            raise ValueError(
-                f"the policy cannot read this environment's observations: expected {expected}, got "
-                f"{_describe_space(space)}; pass obs_fn=, a function from an observation to the "
-                f"{len(layout.policy_inputs)} numbers the policy reads"
-            )
-        self.source: ObservationSource = fitting[0]
-        self._indices = np.array(self.source.indices)
-
-    def __call__(self, observation: Any) -> np.ndarray:
-        """Select from one observation, or from many with the same leading dimensions.
-
-        Returns:
-            The policy's inputs, a new float32 array `(..., inputs)`.
-        """
-        keys = self.source.keys
-        if not keys:
-            joined = observation
-        elif len(keys) == 1:
-            joined = observation[keys[0]]
-        else:
-            joined = np.concatenate([observation[key] for key in keys], axis=-1)
-        return joined[..., self._indices].astype(np.float32)
-
-
-def _fits(space: spaces.Space, source: ObservationSource) -> bool:
-    if not source.keys:
-        parts: list[spaces.Space] = [space]
-    elif isinstance(space, spaces.Dict) and set(source.keys) <= set(space.spaces):
-        parts = [space[key] for key in source.keys]
-    else:
-        return False
-    return all(isinstance(part, spaces.Box) and len(part.shape) == 1 for part in parts) and source.size == sum(
-        part.shape[0] for part in parts if part.shape
-    )
-
-
-def _describe_source(source: ObservationSource) -> str:
-    if not source.keys:
-        return f"a Box of {source.size} numbers"
-    return f"a Dict whose {' + '.join(map(repr, source.keys))} has {source.size} numbers"
-
-
-def _describe_space(space: spaces.Space) -> str:
-    if isinstance(space, spaces.Dict):
-        return "a Dict of " + ", ".join(f"{key!r} {part.shape}" for key, part in space.spaces.items())
-    return f"a {type(space).__name__} of shape {space.shape}"
 
 
 @dataclass(frozen=True)
@@ -143,28 +85,48 @@ class SkillExecutor(gym.Wrapper, gym.utils.RecordConstructorArgs):
     """Runs chunks of low-level actions inside one environment and reports once per skill.
 
     Unlike `SkillActionWrapper` it holds no policy: whoever steps it sends the actions. So it can live in a worker
-    process while one planner serves many environments. An action is a Dict of `actions`, an array of shape
-    `(replan_every, *action shape)`, `n`, how many of them to run, and `last`, whether these complete the skill. A skill
-    stops where the episode does: from then on actions do nothing, and reward, terminated and truncated are reported by
-    the step with `last=1`, as is the info described in `finish`. Steps with `last=0` report reward 0, no end, and only
-    `skill_ended` in their info.
+    process while one planner serves many environments. An action is a Dict of
+
+    - `actions`: an array of shape `(replan_every, *action shape)`; for Discrete(n) low-level actions
+      `(replan_every, n)`, of which the largest counts;
+    - `n`: how many of them to run;
+    - `duration`: low-level steps of the skill that begins here; 0 goes on with the running one;
+    - `last`: whether these complete the skill;
+    - `skill`: z `(skill_dim,)`, only with a `terminate_fn`, which gets it.
+
+    A skill stops after its duration, where `terminate_fn` says so, or where the episode ends: from then on actions do
+    nothing, and reward, terminated and truncated are reported by the step with `last=1`, as is the info described in
+    `finish`. Steps with `last=0` report reward 0, no end, and only `skill_over` in their info.
 
     Args:
-        env: an environment with a Box action space.
-        skill_duration: low-level steps k of a skill.
+        env: an environment with a Box or Discrete action space.
+        skill_duration: the most low-level steps k of a skill; where None, with `until_done`, those of the
+            environment's time limit.
         replan_every: the most actions in one step; `skill_duration` where None.
         reward, discount: see `RewardRule`.
+        until_done: skills last until the episode ends, so that its end is no interruption.
+        terminate_fn: `(observation, skill, steps) -> bool`, asked after each low-level step whether the skill ends
+            here; `steps` counts those of this skill. It ends the skill, not the episode.
+        skill_dim: numbers in a skill, needed with `terminate_fn`.
+        report_errors: give errors of the environment to the main process as `skill_error` in info, for workers whose
+            errors would be lost.
     """
 
     def __init__(
         self,
         env: gym.Env,
         *,
-        skill_duration: int,
+        skill_duration: int | None = None,
         replan_every: int | None = None,
         reward: Reward = "sum",
         discount: float = 1.0,
+        until_done: bool = False,
+        terminate_fn: TerminateFn | None = None,
+        skill_dim: int | None = None,
+        report_errors: bool = False,
     ) -> None:
+        if skill_duration is None:
+            skill_duration = _time_limit(env, until_done)
         replan_every = skill_duration if replan_every is None else replan_every
         gym.utils.RecordConstructorArgs.__init__(
             self,
@@ -173,6 +135,10 @@ class SkillExecutor(gym.Wrapper, gym.utils.RecordConstructorArgs):
             replan_every=replan_every,
             reward=reward,
             discount=discount,
+            until_done=until_done,
+            terminate_fn=terminate_fn,
+            skill_dim=skill_dim,
+            report_errors=report_errors,
         )
         gym.Wrapper.__init__(self, env)
         _refuse_nested(env)
@@ -180,59 +146,72 @@ class SkillExecutor(gym.Wrapper, gym.utils.RecordConstructorArgs):
             raise ValueError(
                 f"skill_duration and replan_every must be at least 1, got {skill_duration} and {replan_every}"
             )
-        if not isinstance(env.action_space, spaces.Box):
-            raise ValueError(f"skills run in environments with a Box action space, got {env.action_space}")
+        if terminate_fn is not None and skill_dim is None:
+            raise ValueError("terminate_fn gets the skill: pass skill_dim=, the numbers in a skill")
         self.skill_duration = skill_duration
         self.reward_rule = RewardRule(reward, discount)
         self.low_level_steps = 0
         """Low-level steps taken since construction."""
         self.observation: Any = None
         """The latest observation: what the next chunk is planned from."""
+        self._until_done, self._terminate_fn, self._report_errors = until_done, terminate_fn, report_errors
         self._low_level_space = env.action_space
         self._goal_space = _goal_space(env)
         self._terminated = self._truncated = False
         self._needs_reset = True
-        self._rewards: list[float] = []
-        self._goals: list[np.ndarray] = []
-        self._last_info: dict[str, Any] = {}
-        chunk = (replan_every, *(1 for _ in env.action_space.shape))
-        low, high = (np.tile(bound, chunk) for bound in (env.action_space.low, env.action_space.high))
-        self.action_space = spaces.Dict(
-            {
-                "actions": spaces.Box(low, high, dtype=env.action_space.dtype),
-                "n": spaces.Discrete(replan_every + 1),
-                "last": spaces.Discrete(2),
-            }
-        )
+        self._forget_skill()
+        vectors = action_vectors(env.action_space)
+        low, high = (np.broadcast_to(bound, (replan_every, *vectors.shape)) for bound in (vectors.low, vectors.high))
+        parts: dict[str, spaces.Space] = {
+            "actions": spaces.Box(low, high, dtype=vectors.dtype),  # type: ignore[arg-type]
+            "n": spaces.Discrete(replan_every + 1),
+            "duration": spaces.Discrete(skill_duration + 1),
+            "last": spaces.Discrete(2),
+        }
+        if terminate_fn is not None:
+            parts["skill"] = spaces.Box(-np.inf, np.inf, (skill_dim,), np.float32)
+        self._action_shape = vectors.shape
+        self.action_space = spaces.Dict(parts)
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
         refuse_outer_time_limit(self)
         self.observation, info = self.env.reset(seed=seed, options=options)
         self._terminated = self._truncated = self._needs_reset = False
-        self._begin_skill()
+        self._forget_skill()
         return self.observation, info
 
     def step(self, action: dict[str, Any]) -> tuple[Any, float, bool, bool, dict[str, Any]]:
-        ended = self.run(action["actions"][: int(action["n"])])
-        if action["last"]:
-            return self.finish()
-        return self.observation, 0.0, False, False, {"skill_ended": ended}
+        try:
+            if action["duration"]:
+                self.begin(int(action["duration"]), action.get("skill"))
+            self.run(action["actions"][: int(action["n"])])
+            if action["last"]:
+                return self.finish()
+        except Exception as error:
+            if not self._report_errors:
+                raise
+            return self.observation, 0.0, False, False, {"skill_error": f"{type(error).__name__}: {error}"}
+        return self.observation, 0.0, False, False, {"skill_over": self.over}
+
+    def begin(self, duration: int, skill: np.ndarray | None = None) -> None:
+        """Begin a skill of `duration` low-level steps, at most `skill_duration`; `skill` is for `terminate_fn`."""
+        if self._needs_reset:
+            raise gym.error.ResetNeeded("no episode is running: call reset() before the first skill and after an end")
+        if not 1 <= duration <= self.skill_duration:
+            raise ValueError(f"a skill lasts 1..{self.skill_duration} low-level steps here, got {duration}")
+        self._forget_skill()
+        self._duration, self._skill = duration, skill
 
     def run(self, actions: np.ndarray) -> bool:
-        """Continue the skill with `actions` `(n, *action shape)`, clipped to their space, or until the episode ends.
+        """Continue the skill with `actions` `(n, *action shape)`, moved into their space, until it is over.
 
         Returns:
-            Whether the episode has ended.
+            Whether the skill is over.
         """
-        space = self._low_level_space
-        if actions.shape[1:] != space.shape:
-            raise ValueError(f"low-level actions must have shape (n, *{space.shape}), got {actions.shape}")
-        if len(self._rewards) + len(actions) > self.skill_duration and not self.ended:
-            raise ValueError(f"a skill lasts {self.skill_duration} low-level steps; send last=1 with its last chunk")
-        if len(actions) and self._needs_reset:
-            raise gym.error.ResetNeeded("no episode is running: call reset() before the first skill and after an end")
-        for action in np.clip(actions, space.low, space.high).astype(space.dtype, copy=False):
-            if self.ended:
+        if actions.shape[1:] != self._action_shape:
+            raise ValueError(f"low-level actions must have shape (n, *{self._action_shape}), got {actions.shape}")
+        for action in to_actions(actions[: self._duration - len(self._rewards)], self._low_level_space):
+            if self.over:
                 break
             self.observation, reward, terminated, truncated, self._last_info = self.env.step(action)
             self._terminated, self._truncated = bool(terminated), bool(truncated)
@@ -240,7 +219,9 @@ class SkillExecutor(gym.Wrapper, gym.utils.RecordConstructorArgs):
             self.low_level_steps += 1
             if self._goal_space is not None:
                 self._goals.append(np.array(self.observation["achieved_goal"]))
-        return self.ended
+            if self._terminate_fn is not None and not self.ended:
+                self._stopped = bool(self._terminate_fn(self.observation, self._skill, len(self._rewards)))
+        return self.over
 
     def finish(self) -> tuple[Any, float, bool, bool, dict[str, Any]]:
         """End the skill and report it.
@@ -250,7 +231,8 @@ class SkillExecutor(gym.Wrapper, gym.utils.RecordConstructorArgs):
 
             - `skill_length` (int): low-level steps taken;
             - `skill_return` (float): their undiscounted sum of rewards;
-            - `skill_interrupted` (bool): the episode ended before the skill's `skill_duration`;
+            - `skill_interrupted` (bool): it ended before its duration, with the episode (unless it was meant to last
+              until then) or because `terminate_fn` said so;
             - in goal environments, `skill_achieved_goals` `(k, *goal shape)`, filled up with the last one, and
               `skill_rewards` `(k,)`, filled up with zeros.
 
@@ -260,26 +242,31 @@ class SkillExecutor(gym.Wrapper, gym.utils.RecordConstructorArgs):
         if length:
             if clash := SKILL_KEYS & self._last_info.keys():
                 raise ValueError(f"the environment's info already has {sorted(clash)}; rename these keys in a wrapper")
-            missing = self.skill_duration - length
-            rewards = np.array(self._rewards + [0.0] * missing)
+            rewards = np.array(self._rewards)
             reward = float(self.reward_rule.totals(rewards[None], np.array([length]))[0])
             info = {
                 **self._last_info,
                 "skill_length": length,
                 "skill_return": sum(self._rewards),
-                "skill_interrupted": self.ended and missing > 0,
+                "skill_interrupted": length < self._duration and not (self._until_done and self.ended),
             }
             if self._goal_space is not None:
+                missing = self.skill_duration - length
                 info["skill_achieved_goals"] = np.stack(self._goals + [self._goals[-1]] * missing)
-                info["skill_rewards"] = rewards
+                info["skill_rewards"] = np.concatenate([rewards, np.zeros(missing)])
         self._needs_reset = self._needs_reset or self.ended
-        self._begin_skill()
+        self._forget_skill()
         return self.observation, reward, self._terminated, self._truncated, info
 
     @property
     def ended(self) -> bool:
         """Whether the episode has ended, inside this skill or before it."""
         return self._terminated or self._truncated
+
+    @property
+    def over(self) -> bool:
+        """Whether no skill is running, or the running one takes no more actions."""
+        return len(self._rewards) >= self._duration or self._terminated or self._truncated or self._stopped
 
     def goal_rewards(self, achieved_goals: np.ndarray, desired_goals: np.ndarray) -> np.ndarray:
         """The base environment's reward at every low-level step of n skills, had the goals been others.
@@ -327,8 +314,37 @@ class SkillExecutor(gym.Wrapper, gym.utils.RecordConstructorArgs):
         totals = self.reward_rule.totals(self.goal_rewards(achieved, desired if many else desired[None]), lengths)
         return totals if many else float(totals[0])
 
-    def _begin_skill(self) -> None:
-        self._rewards, self._goals, self._last_info = [], [], {}
+    def _forget_skill(self) -> None:
+        self._duration, self._skill, self._stopped = 0, None, False
+        self._rewards: list[float] = []
+        self._goals: list[np.ndarray] = []
+        self._last_info: dict[str, Any] = {}
+
+
+def action_vectors(space: spaces.Space) -> spaces.Box:
+    """The box in which a policy's action vectors for this action space lie: itself, or [0, 1]^n for Discrete(n).
+
+    Raises:
+        ValueError: another kind of space.
+    """
+    if isinstance(space, spaces.Box):
+        return space
+    if isinstance(space, spaces.Discrete):
+        return spaces.Box(0.0, 1.0, (int(space.n),), np.float32)
+    raise ValueError(f"skills run in environments with a Box or Discrete action space, got {space}")
+
+
+def to_actions(vectors: np.ndarray, space: spaces.Space) -> np.ndarray:
+    """Action vectors `(n, ...)` as low-level actions: clipped into a Box, or the index of the largest number."""
+    if isinstance(space, spaces.Discrete):
+        return to_discrete(vectors, space)
+    assert isinstance(space, spaces.Box)
+    return np.clip(vectors, space.low, space.high).astype(space.dtype, copy=False)
+
+
+def to_discrete(vectors: np.ndarray, space: spaces.Discrete) -> np.ndarray:
+    """Discrete actions `(...)` named by vectors `(..., n)`: the index of the largest number."""
+    return space.start + vectors.argmax(axis=-1)
 
 
 def _goal_space(env: gym.Env) -> spaces.Box | None:
@@ -337,6 +353,16 @@ def _goal_space(env: gym.Env) -> spaces.Box | None:
         return None
     goal = space["achieved_goal"]
     return goal if isinstance(goal, spaces.Box) and env.has_wrapper_attr("compute_reward") else None
+
+
+def _time_limit(env: gym.Env, until_done: bool) -> int:
+    limit = env.spec.max_episode_steps if until_done and env.spec is not None else None
+    if limit is None:
+        raise ValueError(
+            "how long may a skill last? Pass skill_duration=, or until_done=True for an environment with a time limit "
+            "(gymnasium.make(..., max_episode_steps=n), or gymnasium.wrappers.TimeLimit)"
+        )
+    return limit
 
 
 def _refuse_nested(env: gym.Env) -> None:

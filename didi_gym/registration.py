@@ -1,21 +1,44 @@
-"""Making skill-action environments by id."""
+"""Making skill-action environments by id: one, or many with one planner; and the ids that this package registers."""
 
 from __future__ import annotations
 
+import copy
+import functools
 import importlib
 import inspect
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import gymnasium as gym
 from gymnasium.envs.registration import EnvSpec
+from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv
 
+from didi_gym.execution import SkillExecutor
+from didi_gym.ids import SKILL_ID
+from didi_gym.planner import load_policy, pinned, policy_reference, resolve_settings
 from didi_gym.wrappers.single import SkillActionWrapper
+from didi_gym.wrappers.vector import SkillActionVectorWrapper
 
 if TYPE_CHECKING:
     from didi_gym.policy import SkillPolicy
 
-WRAPPER_SETTINGS = frozenset(inspect.signature(SkillActionWrapper.__init__).parameters) - {"self", "env", "policy"}
+AUTORESET_MODES = {
+    "next_step": AutoresetMode.NEXT_STEP,
+    "same_step": AutoresetMode.SAME_STEP,
+    "disabled": AutoresetMode.DISABLED,
+}
+EnvWrapper = Callable[[gym.Env], gym.Env]
+
+
+def _settings_of(cls: type) -> frozenset[str]:
+    return frozenset(inspect.signature(cls).parameters) - {"env", "policy"}
+
+
+WRAPPER_SETTINGS = _settings_of(SkillActionWrapper)
+_EXECUTOR_SETTINGS = (_settings_of(SkillExecutor) & WRAPPER_SETTINGS) - {"skill_duration", "replan_every"}
+_VECTOR_SETTINGS = _settings_of(SkillActionVectorWrapper)
 
 
 def make(env_id: str | EnvSpec, policy: str | Path | SkillPolicy, **kwargs: Any) -> SkillActionWrapper:
@@ -31,13 +54,161 @@ def make(env_id: str | EnvSpec, policy: str | Path | SkillPolicy, **kwargs: Any)
         >>> import didi_gym
         >>> env = didi_gym.make("PointMaze_Medium-v3", "pointmaze-medium", skill_duration=8, max_episode_steps=400)
     """
+    return _make(SkillActionWrapper, env_id, policy, kwargs)
+
+
+def _make(cls: type[SkillActionWrapper], env_id: Any, policy: Any, kwargs: dict[str, Any]) -> SkillActionWrapper:
     settings = {name: kwargs.pop(name) for name in WRAPPER_SETTINGS & kwargs.keys()}
     env = make_low_level(env_id, **kwargs)
     try:
-        return SkillActionWrapper(env, policy, **settings)
-    except Exception:
+        return cls(env, policy, **settings)
+    except BaseException:
         env.close()
         raise
+
+
+def make_vec(
+    env_id: str | EnvSpec,
+    policy: str | Path | SkillPolicy,
+    num_envs: int = 1,
+    vectorization_mode: Literal["sync", "async"] = "sync",
+    *,
+    autoreset_mode: str | AutoresetMode = "next_step",
+    wrappers: Sequence[EnvWrapper] = (),
+    vector_kwargs: dict[str, Any] | None = None,
+    **kwargs: Any,
+) -> SkillActionVectorWrapper:
+    """Make a Gymnasium vector environment whose actions are skills, planned for all sub-environments in one batch.
+
+    Args:
+        env_id, policy: see `make`.
+        num_envs: sub-environments.
+        vectorization_mode: `sync` steps them in this process, `async` each in a process of its own. The policy stays in
+            this process (and on the GPU, if there is one) either way.
+        autoreset_mode: `next_step`, `same_step` or `disabled`, as in Gymnasium.
+        wrappers: put around each low-level environment, inside the skills: RecordEpisodeStatistics, TimeLimit, ...
+        vector_kwargs: for `SyncVectorEnv` or `AsyncVectorEnv`, such as `{"context": "forkserver"}`.
+        **kwargs: settings of `SkillActionWrapper` and `SkillActionVectorWrapper` go there, all others to
+            `gymnasium.make`.
+
+    Example:
+        >>> import didi_gym
+        >>> envs = didi_gym.make_vec("AntMaze_Open-v5", "ant-directions", num_envs=8, vectorization_mode="async")
+
+    The spec (`envs.spec`) rebuilds the environment with `gymnasium.make_vec`, from JSON too.
+    """
+    classes = {"sync": SyncVectorEnv, "async": AsyncVectorEnv}
+    if vectorization_mode not in classes:
+        raise ValueError(f"vectorization_mode must be 'sync' or 'async', got {vectorization_mode!r}")
+    if num_envs < 1:
+        raise ValueError(f"num_envs must be at least 1, got {num_envs}")
+    mode = AUTORESET_MODES.get(autoreset_mode) if isinstance(autoreset_mode, str) else AutoresetMode(autoreset_mode)
+    if mode is None:
+        raise ValueError(f"autoreset_mode must be one of {', '.join(AUTORESET_MODES)}, got {autoreset_mode!r}")
+    live = load_policy(policy, kwargs.get("device", "auto"))
+    settings = split_settings(live, kwargs)
+    make_one = functools.partial(make_executor, env_id, settings, wrappers)
+    vector = classes[vectorization_mode]([make_one] * num_envs, autoreset_mode=mode, **(vector_kwargs or {}))
+    try:
+        envs = SkillActionVectorWrapper(vector, live, **settings.planning)
+    except BaseException:
+        vector.close()
+        raise
+    recipe = {
+        "env_id": env_id,
+        "num_envs": num_envs,
+        "autoreset_mode": next(name for name, value in AUTORESET_MODES.items() if value == mode),
+        **kwargs,
+    }
+    extra = {"wrappers": wrappers, "vector_kwargs": vector_kwargs}
+    reference = policy_reference(live)
+    envs.remember(
+        functools.partial(make_vec, policy=reference or live, vectorization_mode=vectorization_mode, **recipe, **extra)
+    )
+    vector.spec = copy.deepcopy(gym.spec(SKILL_ID))
+    # Names differ where `gymnasium.make_vec` would take an argument for itself and refuse it.
+    vector.spec.kwargs = {
+        **recipe,
+        "policy": reference,
+        "backend": vectorization_mode,
+        "vectorization_mode": "vector_entry_point",
+        **{f"low_level_{name}": value for name, value in extra.items() if value},
+    }
+    return envs
+
+
+@dataclass(frozen=True)
+class SplitSettings:
+    """Where the keyword arguments of a factory go."""
+
+    executor: dict[str, Any]
+    planning: dict[str, Any]
+    """Of the vector wrapper."""
+    low_level: dict[str, Any]
+    """Of `gymnasium.make`."""
+
+
+def split_settings(policy: SkillPolicy, kwargs: dict[str, Any]) -> SplitSettings:
+    """Tell apart settings of `SkillExecutor`, of a vector wrapper, and of the low-level environment."""
+    rest = {name: value for name, value in kwargs.items() if name != "device"}
+    chosen = rest.pop("skill_duration", None)
+    durations, replan_every = resolve_settings(
+        policy, chosen, rest.get("until_done", False), rest.pop("replan_every", None)
+    )
+    executor = {name: rest.pop(name) for name in _EXECUTOR_SETTINGS & rest.keys()}
+    executor |= {"skill_duration": max(durations, default=None), "replan_every": replan_every}
+    executor["skill_dim"] = policy.skill_space.skill_dim
+    planning = {name: rest.pop(name) for name in _VECTOR_SETTINGS & rest.keys()}
+    return SplitSettings(executor, {**planning, "skill_duration": durations or None}, rest)
+
+
+def make_executor(env_id: str | EnvSpec, settings: SplitSettings, wrappers: Sequence[EnvWrapper]) -> SkillExecutor:
+    """One sub-environment of a vector environment, made where it will run."""
+    return SkillExecutor(make_wrapped(env_id, wrappers, settings.low_level), **settings.executor)
+
+
+def make_wrapped(env_id: str | EnvSpec, wrappers: Sequence[EnvWrapper], kwargs: dict[str, Any]) -> gym.Env:
+    """A low-level environment with wrappers around it, the first innermost."""
+    env = make_low_level(env_id, **kwargs)
+    for wrapper in wrappers:
+        env = wrapper(env)
+    return env
+
+
+class RegisteredSkillEnv(SkillActionWrapper):
+    """A `SkillActionWrapper` made by `gymnasium.make` from an id: its spec is that id's, with the policy pinned."""
+
+    @property
+    def spec(self) -> EnvSpec | None:
+        return pinned(self.unwrapped.spec, self.policy)
+
+
+def make_registered(env_id: str, policy: Any, **kwargs: Any) -> RegisteredSkillEnv:
+    """What `gymnasium.make` calls for the ids of this package; see `make`."""
+    env = _make(RegisteredSkillEnv, env_id, policy, kwargs)
+    assert isinstance(env, RegisteredSkillEnv)
+    return env
+
+
+def make_registered_vec(
+    num_envs: int,
+    env_id: str,
+    policy: Any,
+    backend: Literal["sync", "async"] = "sync",
+    low_level_wrappers: Sequence[EnvWrapper] = (),
+    low_level_vector_kwargs: dict[str, Any] | None = None,
+    **kwargs: Any,
+) -> SkillActionVectorWrapper:
+    """What `gymnasium.make_vec` calls for the ids of this package; see `make_vec`."""
+    return make_vec(
+        env_id,
+        policy,
+        num_envs,
+        backend,
+        wrappers=low_level_wrappers,
+        vector_kwargs=low_level_vector_kwargs,
+        **kwargs,
+    )
 
 
 def make_low_level(env_id: str | EnvSpec, **kwargs: Any) -> gym.Env:

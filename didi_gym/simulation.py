@@ -12,7 +12,8 @@ import gymnasium as gym
 import numpy as np
 
 from didi_gym.data import TrajectoryDataset
-from didi_gym.execution import InputSelector
+from didi_gym.execution import to_actions
+from didi_gym.planner import InputSelector
 from didi_gym.policy import SkillPolicy
 from didi_gym.progress import progress as progress_bar
 from didi_gym.registration import make_low_level
@@ -28,7 +29,7 @@ class Rollout:
     states: np.ndarray
     """`(steps + 1, state_dim)`, environment units."""
     actions: np.ndarray
-    """`(steps, action_dim)`, as sent to the environment."""
+    """`(steps, action_dim)`, as sent to the environment; discrete ones one-hot, as in the data."""
     terminated: bool
     """The environment ended the episode: a fall, where episodes end for that."""
     contact: float
@@ -114,7 +115,9 @@ class SkillSimulator:
                 skill = self.policy.skill_space.sample(1, generator)[0]
                 rollout = self.hold(state, skill, self.policy.config.horizon)
                 actions.append(rollout.actions)
-                state, ended = rollout.states[-1], ended or rollout.terminated
+                state, ended = rollout.states[-1], rollout.terminated
+                if ended:  # further steps would be undefined
+                    break
             if not ended:
                 starts.append(Start(seed, np.concatenate(actions) if actions else None))
         return starts
@@ -148,8 +151,7 @@ class SkillSimulator:
         return Rollout(np.stack(states), np.stack(actions), bool(terminated), contact)
 
     def _step(self, action: np.ndarray) -> Any:
-        space: Any = self.env.action_space  # float32 may round past a float64 bound
-        return self.env.step(np.clip(action, space.low, space.high).astype(space.dtype))
+        return self.env.step(to_actions(action, self.env.action_space))
 
 
 def hold_skills(

@@ -52,11 +52,13 @@ def tiny(**skills: Any) -> TrainConfig:
     )
 
 
-def random_policy(layout: Layout = BODY, *, seed: int = 0, **changes: Any) -> SkillPolicy:
+def random_policy(
+    layout: Layout = BODY, *, seed: int = 0, low: Any = (-1.0, -0.5, -2.0), high: Any = (1.0, 0.25, 3.0), **changes: Any
+) -> SkillPolicy:
     """An untrained policy whose normaliser and bounds are not the identity."""
     settings = {
         "horizon": 8,
-        "action_dim": 3,
+        "action_dim": len(low),
         "layout": layout,
         "skill_space": SkillSpace("ball", 2),
         "skill_duration": 8,
@@ -70,6 +72,6 @@ def random_policy(layout: Layout = BODY, *, seed: int = 0, **changes: Any) -> Sk
         for parameter in policy.parameters():
             parameter.add_(torch.randn_like(parameter) * 0.1)
         policy.normalizer.scale.uniform_(0.5, 2)
-        policy.low.copy_(torch.tensor([-1.0, -0.5, -2.0]))
-        policy.high.copy_(torch.tensor([1.0, 0.25, 3.0]))
+        policy.low.copy_(torch.tensor(low))
+        policy.high.copy_(torch.tensor(high))
     return policy.eval().requires_grad_(False)

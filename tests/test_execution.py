@@ -11,12 +11,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from didi_gym.config import Layout, ObservationSource
-from didi_gym.execution import InputSelector, RewardRule, SkillExecutor
+from didi_gym.execution import RewardRule, SkillExecutor
+from didi_gym.planner import InputSelector
 from tests.doubles import ToyEnv, ToyGoalEnv
 
 
-def chunk(actions: np.ndarray, n: int, last: bool) -> dict:
-    return {"actions": actions, "n": n, "last": int(last)}
+def chunk(actions: np.ndarray, n: int, last: bool, duration: int = 0) -> dict:
+    """`duration` begins a skill; 0 goes on with it."""
+    return {"actions": actions, "n": n, "duration": duration, "last": int(last)}
 
 
 def scripted(length: int, truncates: bool = False, **kwargs) -> SkillExecutor:
@@ -39,8 +41,8 @@ def test_what_runs_in_workers_imports_no_torch(module):
 
 def test_a_skill_reports_only_with_its_last_chunk():
     executor = scripted(length=20, skill_duration=8, replan_every=4)
-    _, reward, terminated, truncated, info = executor.step(chunk(HALF, 4, last=False))
-    assert (reward, terminated, truncated, info) == (0.0, False, False, {"skill_ended": False})
+    _, reward, terminated, truncated, info = executor.step(chunk(HALF, 4, last=False, duration=8))
+    assert (reward, terminated, truncated, info) == (0.0, False, False, {"skill_over": False})
     observation, reward, terminated, truncated, info = executor.step(chunk(HALF, 4, last=True))
     assert executor.env.steps_left == 12 == observation[2] == info["left"]
     assert (info["skill_length"], info["skill_interrupted"], terminated, truncated) == (8, False, False, False)
@@ -50,9 +52,9 @@ def test_a_skill_reports_only_with_its_last_chunk():
 @pytest.mark.parametrize("truncates", [False, True])
 def test_an_end_inside_a_skill_is_sticky_and_later_actions_do_nothing(truncates):
     executor = scripted(length=6, truncates=truncates, skill_duration=12, replan_every=4)
-    executor.step(chunk(HALF, 4, last=False))
+    executor.step(chunk(HALF, 4, last=False, duration=12))
     _, reward, terminated, truncated, info = executor.step(chunk(HALF, 4, last=False))
-    assert (reward, terminated, truncated, info) == (0.0, False, False, {"skill_ended": True})
+    assert (reward, terminated, truncated, info) == (0.0, False, False, {"skill_over": True})
     observation, _, terminated, truncated, info = executor.step(chunk(HALF, 4, last=True))
     assert (terminated, truncated) == (not truncates, truncates)
     assert (info["skill_length"], info["skill_interrupted"]) == (6, True)
@@ -62,29 +64,29 @@ def test_an_end_inside_a_skill_is_sticky_and_later_actions_do_nothing(truncates)
 
 def test_a_skill_that_ends_with_its_episode_is_not_interrupted():
     executor = scripted(length=4, skill_duration=4)
-    *_, info = executor.step(chunk(HALF, 4, last=True))
+    *_, info = executor.step(chunk(HALF, 4, last=True, duration=4))
     assert info["skill_interrupted"] is False
 
 
 def test_n_runs_only_the_first_actions_and_n_zero_is_a_vector_reset_step():
     executor = scripted(length=9, skill_duration=4)
     assert executor.step(chunk(HALF, 0, last=True))[1:] == (0.0, False, False, {})
-    *_, info = executor.step(chunk(HALF, 3, last=True))
+    *_, info = executor.step(chunk(HALF, 3, last=True, duration=4))
     assert info["skill_length"] == 3
 
 
 def test_reset_in_the_middle_of_a_skill_forgets_it():
     executor = scripted(length=6, skill_duration=8, replan_every=4)
-    executor.step(chunk(HALF, 4, last=False))
+    executor.step(chunk(HALF, 4, last=False, duration=8))
     executor.step(chunk(HALF, 4, last=False))
     executor.reset(seed=1)
-    *_, info = executor.step(chunk(HALF, 2, last=True))
+    *_, info = executor.step(chunk(HALF, 2, last=True, duration=2))
     assert info["skill_length"] == 2
 
 
 def test_actions_are_clipped_and_cast_to_the_environments_space():
     executor = scripted(length=9, skill_duration=4)
-    executor.step(chunk(np.full((4, 2), 7.0), 4, last=True))  # ToyEnv asserts that its space contains every action
+    executor.step(chunk(np.full((4, 2), 7.0), 4, last=True, duration=4))  # ToyEnv asserts that its space contains every action
     assert all((action == 1).all() and action.dtype == np.float32 for _, action in executor.env.trace)
 
 
@@ -92,7 +94,7 @@ def test_the_last_infos_keys_survive_and_inner_wrappers_see_low_level_steps():
     env = gym.wrappers.RecordEpisodeStatistics(ToyEnv(shortest=5, longest=5))
     executor = SkillExecutor(env, skill_duration=8)
     executor.reset(seed=0)
-    *_, info = executor.step(chunk(np.zeros((8, 2)), 8, last=True))
+    *_, info = executor.step(chunk(np.zeros((8, 2)), 8, last=True, duration=8))
     assert info["episode"]["l"] == 5 == info["skill_length"]
 
 
@@ -100,7 +102,7 @@ def test_goal_environments_report_the_goals_achieved_on_the_way():
     env = ToyGoalEnv(shortest=3, longest=3)
     executor = SkillExecutor(env, skill_duration=5)
     start, _ = executor.reset(seed=3)
-    *_, info = executor.step(chunk(np.full((5, 2), 0.25), 5, last=True))
+    *_, info = executor.step(chunk(np.full((5, 2), 0.25), 5, last=True, duration=5))
     length = info["skill_length"]
     steps = np.minimum(np.arange(1, 6), length)[:, None]
     np.testing.assert_allclose(info["skill_achieved_goals"], start["achieved_goal"] + 0.25 * steps)
@@ -120,7 +122,7 @@ class Reusing(ToyGoalEnv):
 def test_goals_achieved_on_the_way_are_copies():
     executor = SkillExecutor(Reusing(shortest=9, longest=9, continuing=True), skill_duration=3)
     executor.reset(seed=0)
-    *_, info = executor.step(chunk(HALF, 3, last=True))
+    *_, info = executor.step(chunk(HALF, 3, last=True, duration=3))
     assert len(set(info["skill_achieved_goals"][:, 0])) == 3
 
 
@@ -152,17 +154,28 @@ def test_recomputed_goal_rewards_equal_the_reported_ones(seed, n, k, discount):
     rewards, goals, infos = [], [], []
     for i in range(n):
         executor.reset(seed=seed + i)
-        observation, reward, *_, info = executor.step(chunk(np.ones((k, 2)), k, last=True))
+        observation, reward, *_, info = executor.step(chunk(np.ones((k, 2)), k, last=True, duration=k))
         assert executor.compute_reward(observation["achieved_goal"], observation["desired_goal"], info) == reward
         rewards.append(reward), goals.append(observation["desired_goal"]), infos.append(info)
     assert executor.compute_reward(None, np.stack(goals), infos).tolist() == rewards
+
+
+class Odd(ToyEnv):
+    def __init__(self):
+        super().__init__()
+        self.action_space = spaces.MultiDiscrete([2, 2])
 
 
 @pytest.mark.parametrize(
     ("make", "message"),
     [
         (lambda: SkillExecutor(ToyEnv(), skill_duration=0), "skill_duration and replan_every must be at least 1"),
-        (lambda: SkillExecutor(gym.make("CartPole-v1"), skill_duration=4), "Box action space, got Discrete"),
+        (lambda: SkillExecutor(Odd(), skill_duration=4), "Box or Discrete action space, got MultiDiscrete"),
+        (lambda: SkillExecutor(ToyEnv(), until_done=True), r"Pass skill_duration=, or until_done=True for an"),
+        (
+            lambda: SkillExecutor(ToyEnv(), skill_duration=4, terminate_fn=lambda *_: True),
+            "terminate_fn gets the skill: pass skill_dim=",
+        ),
         (
             lambda: SkillExecutor(SkillExecutor(ToyEnv(), skill_duration=4), skill_duration=4),
             "already runs skills: found SkillExecutor inside",
@@ -183,25 +196,79 @@ def test_a_chunk_of_the_wrong_shape_is_refused():
         scripted(length=9, skill_duration=4).run(np.zeros((4, 3)))
 
 
-def test_more_actions_than_a_skill_lasts_are_refused():
+def test_a_skill_takes_no_more_actions_than_it_lasts():
     executor = scripted(length=9, skill_duration=6)
-    executor.run(HALF)
-    with pytest.raises(ValueError, match="a skill lasts 6 low-level steps"):
-        executor.run(HALF)
+    executor.begin(6)
+    assert not executor.run(HALF)
+    assert executor.run(HALF)
+    assert len(executor.env.trace) == 6
 
 
-def test_acting_without_a_running_episode_is_refused():
+def test_without_a_skill_actions_do_nothing():
+    executor = scripted(length=9, skill_duration=6)
+    assert executor.step(chunk(HALF, 4, last=False))[4] == {"skill_over": True}
+    assert executor.env.trace == []
+
+
+def test_beginning_without_a_running_episode_is_refused():
     executor = SkillExecutor(ToyEnv(shortest=2, longest=2), skill_duration=4)
     with pytest.raises(gym.error.ResetNeeded, match="no episode is running"):
-        executor.run(HALF)
+        executor.begin(4)
     executor.reset(seed=0)
-    executor.step(chunk(HALF, 4, last=True))
+    executor.step(chunk(HALF, 4, last=True, duration=4))
     with pytest.raises(gym.error.ResetNeeded, match="no episode is running"):
-        executor.run(HALF)
+        executor.begin(4)
+
+
+def test_a_duration_out_of_range_is_refused():
+    with pytest.raises(ValueError, match=r"a skill lasts 1\.\.4 low-level steps here, got 5"):
+        scripted(length=9, skill_duration=4).begin(5)
+
+
+def test_terminate_fn_ends_the_skill_and_not_the_episode():
+    calls = []
+
+    def stop(observation, skill, steps):
+        calls.append((float(observation[2]), skill.tolist(), steps))
+        return steps == 3
+
+    executor = scripted(length=20, skill_duration=8, terminate_fn=stop, skill_dim=2)
+    assert executor.action_space["skill"].shape == (2,)
+    begin = {**chunk(np.zeros((8, 2)), 8, last=True, duration=8), "skill": np.array([0.5, -1])}
+    _, _, terminated, truncated, info = executor.step(begin)
+    assert calls == [(19.0, [0.5, -1.0], 1), (18.0, [0.5, -1.0], 2), (17.0, [0.5, -1.0], 3)]
+    assert (terminated, truncated) == (False, False)
+    assert (info["skill_length"], info["skill_interrupted"]) == (3, True)
+
+
+def test_until_done_lasts_for_the_environments_time_limit_and_its_end_is_no_interruption():
+    env = gym.wrappers.TimeLimit(gym.make("Pendulum-v1", max_episode_steps=50), 30)
+    executor = SkillExecutor(env, until_done=True)
+    assert executor.skill_duration == 30
+    executor.reset(seed=0)
+    *_, truncated, info = executor.step(chunk(np.zeros((30, 1)), 30, last=True, duration=30))
+    assert truncated and info["skill_length"] == 30
+    short = scripted(length=5, skill_duration=8, until_done=True)
+    *_, info = short.step(chunk(np.zeros((8, 2)), 8, last=True, duration=8))
+    assert (info["skill_length"], info["skill_interrupted"]) == (5, False)
+
+
+def test_discrete_actions_are_the_largest_of_their_numbers():
+    env = gym.wrappers.TransformAction(
+        gym.make("CartPole-v1"), lambda action: action - 3, gym.spaces.Discrete(2, start=3)
+    )
+    taken = []
+    env.env.step = lambda action, step=env.env.step: (taken.append(int(action)), step(action))[1]
+    executor = SkillExecutor(env, skill_duration=3)
+    assert executor.action_space["actions"] == spaces.Box(0, 1, (3, 2), np.float32)
+    executor.reset(seed=0)
+    executor.step(chunk(np.array([[0.9, 0.1], [0.2, 0.3], [0.6, 0.5]]), 3, last=True, duration=3))
+    assert taken == [0, 1, 0]
 
 
 def test_an_environment_that_uses_our_info_keys_is_refused():
     executor = scripted(length=9, skill_duration=4)
+    executor.begin(4)
     executor.run(HALF)
     executor._last_info["skill_return"] = 1
     with pytest.raises(ValueError, match=r"info already has \['skill_return'\]"):

@@ -2,16 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import gymnasium as gym
 import numpy as np
-from gymnasium import spaces
 
-from didi_gym.data import is_bound
-from didi_gym.execution import InputSelector, Reward, RewardRule, SkillExecutor, refuse_outer_time_limit
+from didi_gym.execution import Reward, RewardRule, SkillExecutor, TerminateFn, refuse_outer_time_limit
+from didi_gym.planner import (
+    Engine,
+    EngineName,
+    MaskFn,
+    ObservationFn,
+    SkillPlanner,
+    check_actions,
+    load_policy,
+    policy_reference,
+    resolve_settings,
+)
 
 if TYPE_CHECKING:
     from didi_gym.policy import SkillPolicy
@@ -35,18 +44,29 @@ class SkillActionWrapper(gym.Wrapper, gym.utils.RecordConstructorArgs):
     Args:
         env: an environment with the policy's action space and an observation in which the policy finds its inputs.
         policy: a bundled name, a Hub id (`owner/name`, `owner/name@revision`), a folder, or a live `SkillPolicy`.
-        skill_duration: low-level steps of a skill; the policy's default where None.
+        skill_duration: low-level steps of a skill; the policy's default where None. Of several, as in `(4, 8, 16)`, the
+            agent chooses: a continuous action then ends with one more coordinate, whose range is cut into equal parts,
+            and a discrete one is `skill * len(skill_duration) + choice`.
+        until_done: skills last until the episode ends, at most `skill_duration` where that is given.
+        terminate_fn: `(observation, skill, steps) -> bool`, asked after each low-level step whether the skill (not the
+            episode) ends here; it may hold an agent's values, to interrupt a skill that is no longer the best
+            (interrupting options: Sutton, Precup & Singh 1999, section 4).
         replan_every: low-level steps run of each plan, 1 to the policy's horizon; the policy's default where None.
         reward: how a skill's low-level rewards become one: `sum`, `discounted`, `last`, or a function of their array.
         discount: low-level gamma; below 1 the sum becomes the discounted sum that an SMDP agent with
             `gamma ** skill_length` needs (see `didi_gym.sb3.SkillReplayBuffer`).
-        device: where to load a policy given by name; a live policy stays where it is.
         obs_fn: a function from an observation to the policy's inputs `(inputs,)`, where the policy does not know the
             form of the environment's observations.
+        mask_fn: a function from an observation to the discrete skills allowed there, bool `(skills,)`; `action_masks`
+            gives it to `sb3_contrib.MaskablePPO`.
+        device: where to load a policy given by name; a live policy stays where it is.
+        engine, batch_invariant: what computes plans: a name, or what `SkillPolicy.engine` returns. With `batch_invariant` this wrapper and
+            a vectorised one agree bit for bit.
 
     Attributes:
         policy: the live policy.
-        skill_duration, replan_every: low-level steps, resolved.
+        skill_duration: low-level steps of a skill, of the longest where the agent chooses.
+        replan_every: low-level steps run of each plan.
         low_level_steps: low-level steps taken since construction, for curves that compare with other agents.
 
     Raises:
@@ -72,47 +92,67 @@ class SkillActionWrapper(gym.Wrapper, gym.utils.RecordConstructorArgs):
         env: gym.Env,
         policy: str | Path | SkillPolicy,
         *,
-        skill_duration: int | None = None,
+        skill_duration: int | Sequence[int] | None = None,
+        until_done: bool = False,
+        terminate_fn: TerminateFn | None = None,
         replan_every: int | None = None,
         reward: Reward = "sum",
         discount: float = 1.0,
+        obs_fn: ObservationFn | None = None,
+        mask_fn: MaskFn | None = None,
         device: str = "auto",
-        obs_fn: Callable[[Any], np.ndarray] | None = None,
+        engine: EngineName | Engine = "auto",
+        batch_invariant: bool = False,
     ) -> None:
         if not isinstance(env, gym.Env):
             raise TypeError(
                 f"SkillActionWrapper wraps one gymnasium.Env, got {type(env).__name__}; for vector environments use "
                 "didi_gym.make_vec or didi_gym.sb3.make_vec_env"
             )
-        self.policy = _load(policy, device)
-        config = self.policy.config
-        self.skill_duration = config.skill_duration if skill_duration is None else skill_duration
-        self.replan_every = min(config.replan_every, self.skill_duration) if replan_every is None else replan_every
+        self.policy = load_policy(policy, device)
+        durations, self.replan_every = resolve_settings(self.policy, skill_duration, until_done, replan_every)
         gym.utils.RecordConstructorArgs.__init__(
             self,
             _disable_deepcopy=True,
-            policy=_reference(self.policy),
-            skill_duration=self.skill_duration,
+            policy=policy_reference(self.policy),
+            skill_duration=durations if len(durations) > 1 else next(iter(durations), None),
+            until_done=until_done,
+            terminate_fn=terminate_fn,
             replan_every=self.replan_every,
             reward=reward,
             discount=discount,
-            device=device,
             obs_fn=obs_fn,
+            mask_fn=mask_fn,
+            device=device,
+            engine=engine,
+            batch_invariant=batch_invariant,
         )
         gym.Wrapper.__init__(self, env)
         # Not a layer of its own (`self.env` stays the environment), so specs rebuild this one wrapper only.
         self._executor = SkillExecutor(
-            env, skill_duration=self.skill_duration, replan_every=self.replan_every, reward=reward, discount=discount
+            env,
+            skill_duration=max(durations, default=None),
+            replan_every=self.replan_every,
+            reward=reward,
+            discount=discount,
+            until_done=until_done,
+            terminate_fn=terminate_fn,
+            skill_dim=self.policy.skill_space.skill_dim,
         )
-        if self.replan_every > config.horizon:
-            raise ValueError(
-                f"replan_every must be in 1..{config.horizon}, the policy's horizon, got {self.replan_every}; a skill "
-                "may last longer than one plan, it is then planned again on the way"
-            )
+        self.skill_duration = self._executor.skill_duration
         check_actions(env.action_space, self.policy)
-        self._select = obs_fn or InputSelector(env.observation_space, config.layout)
+        self._planner = SkillPlanner(
+            self.policy,
+            env.observation_space,
+            durations=durations or (self.skill_duration,),
+            replan_every=self.replan_every,
+            obs_fn=obs_fn,
+            mask_fn=mask_fn,
+            engine=engine,
+            batch_invariant=batch_invariant,
+        )
         self._closed = False
-        self.action_space = self.policy.skill_space.gym_space
+        self.action_space = self._planner.action_space
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
         refuse_outer_time_limit(self)
@@ -122,7 +162,7 @@ class SkillActionWrapper(gym.Wrapper, gym.utils.RecordConstructorArgs):
         """Run one skill.
 
         Args:
-            action: an element of the skill space; numbers outside [-1, 1] are clipped.
+            action: an element of the action space; numbers outside [-1, 1] are clipped.
 
         Returns:
             observation, reward, terminated, truncated, info after the skill's last low-level step.
@@ -131,12 +171,17 @@ class SkillActionWrapper(gym.Wrapper, gym.utils.RecordConstructorArgs):
             ValueError: an action that is not finite.
             gymnasium.error.ResetNeeded: no episode is running.
         """
-        skill = self.policy.skill_space.to_skill(action)[None]  # (1, skill_dim)
-        for done in range(0, self.skill_duration, self.replan_every):
-            actions = self.policy.plan_actions(self._inputs(), skill, steps=self.replan_every)[0]
-            if self._executor.run(actions[: self.skill_duration - done]):
-                break
+        skill, duration = self._planner.decode(action)
+        self._executor.begin(int(duration), skill)
+        over = False
+        while not over:
+            inputs = self._planner.inputs(self._executor.observation)
+            over = self._executor.run(self._planner.plan(inputs[None], skill[None])[0])
         return self._executor.finish()
+
+    def action_masks(self) -> np.ndarray:
+        """Which discrete actions are allowed now, bool `(actions,)`: what `sb3_contrib.MaskablePPO` asks for."""
+        return self._planner.masks([self._executor.observation])[0]
 
     def close(self) -> None:
         if not self._closed:
@@ -158,53 +203,3 @@ class SkillActionWrapper(gym.Wrapper, gym.utils.RecordConstructorArgs):
     def goal_rewards(self, achieved_goals: np.ndarray, desired_goals: np.ndarray) -> np.ndarray:
         """Low-level rewards `(n, k)` for other desired goals; see `SkillExecutor.goal_rewards`."""
         return self._executor.goal_rewards(achieved_goals, desired_goals)
-
-    def _inputs(self) -> np.ndarray:
-        """What the policy reads now, `(1, inputs)` float32."""
-        if self._executor.observation is None:
-            raise gym.error.ResetNeeded("call reset() before the first step()")
-        inputs = np.asarray(self._select(self._executor.observation), dtype=np.float32)
-        size = len(self.policy.config.layout.policy_inputs)
-        if inputs.shape != (size,):
-            raise ValueError(f"obs_fn must return the policy's {size} inputs, got shape {inputs.shape}")
-        return inputs[None]
-
-
-def _load(policy: Any, device: str) -> SkillPolicy:
-    if policy is None:
-        raise ValueError(
-            "policy is None. If this came from an environment's spec: it was recorded from a live policy that has no "
-            "name; save_pretrained() that policy, load it with from_pretrained(), and wrap again"
-        )
-    if not isinstance(policy, (str, Path)):
-        return policy
-    from didi_gym.policy import SkillPolicy  # torch loads here, so that importing the wrapper stays quick
-
-    return SkillPolicy.from_pretrained(policy, device=device)
-
-
-def _reference(policy: SkillPolicy) -> str | None:
-    """A string from which `policy` can be loaded again, pinned to its revision; None where there is none."""
-    if policy.name_or_path is None or policy.revision is None:
-        return policy.name_or_path and str(policy.name_or_path)
-    return f"{policy.name_or_path.partition('@')[0]}@{policy.revision}"
-
-
-def check_actions(space: spaces.Space, policy: SkillPolicy) -> None:
-    """Raise ValueError where an environment's actions are not those that `policy` was trained on."""
-    low, high = policy.action_low, policy.action_high
-    same = (
-        isinstance(space, spaces.Box)
-        and space.shape == low.shape
-        and all(
-            # the policy's bound is the data's extreme where the space has none
-            np.array_equal(ours[is_bound(theirs)], theirs[is_bound(theirs)].astype(np.float32))
-            for ours, theirs in ((low, space.low), (high, space.high))
-        )
-    )
-    if not same:
-        raise ValueError(
-            f"the environment's actions are not those the policy was trained on: expected {spaces.Box(low, high)}, "
-            f"got {space}; use the policy's environment ({policy.config.env_id or 'not recorded'}) or, where only "
-            "units differ, gymnasium.wrappers.RescaleAction inside"
-        )

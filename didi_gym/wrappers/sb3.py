@@ -1,0 +1,167 @@
+"""Many environments whose actions are skills, as a Stable-Baselines3 vector environment."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import gymnasium as gym
+import numpy as np
+from gymnasium.envs.registration import EnvSpec
+from stable_baselines3.common.vec_env import SubprocVecEnv, VecEnv, VecEnvWrapper
+from stable_baselines3.common.vec_env.base_vec_env import VecEnvIndices, VecEnvObs, VecEnvStepReturn
+
+from didi_gym.planner import (
+    Engine,
+    EngineName,
+    MaskFn,
+    ObservationFn,
+    Schedule,
+    SkillPlanner,
+    check_executors,
+    load_policy,
+    resolve_settings,
+    row_of,
+)
+from didi_gym.wrappers.workers import WORKER_TIMEOUT, Workers
+
+if TYPE_CHECKING:
+    from didi_gym.policy import SkillPolicy
+
+
+class SkillActionVecEnvWrapper(VecEnvWrapper):
+    """Makes skills the actions of a Stable-Baselines3 `VecEnv`: one step runs one skill in every environment.
+
+    `didi_gym.sb3.make_vec_env` makes one; this class is for environments that you build yourself, each of which must be
+    a `SkillExecutor`. It is to `VecEnv` what `SkillActionVectorWrapper` is to Gymnasium's vector environments: one
+    batched plan in this process, chunks of actions in the environments, transitions equal to those of N
+    `SkillActionWrapper`s in a `DummyVecEnv`, `terminal_observation` and `TimeLimit.truncated` included.
+
+    A Monitor belongs inside (`make_vec_env` puts it there), `VecNormalize` outside.
+
+    Args:
+        venv: a DummyVecEnv or SubprocVecEnv of `SkillExecutor`s.
+        policy: see `SkillActionWrapper`.
+        skill_duration: low-level steps of a skill, or several of which the agent chooses; the executors' where None.
+        obs_fn, mask_fn, device, engine, batch_invariant: see `SkillActionWrapper`.
+        worker_timeout: see `SkillActionVectorWrapper`.
+
+    Attributes:
+        policy: the live policy; `get_attr("policy")` gives it too.
+        low_level_steps: low-level steps taken by all environments since construction.
+
+    Raises:
+        TypeError: environments that do not run skills.
+        ValueError: the policy does not fit them.
+        WorkerError: from `reset` and `step`, where a worker crashes, hangs, or its environment raises. All workers are
+            ended before.
+    """
+
+    def __init__(
+        self,
+        venv: VecEnv,
+        policy: str | Path | SkillPolicy,
+        *,
+        skill_duration: int | Sequence[int] | None = None,
+        obs_fn: ObservationFn | None = None,
+        mask_fn: MaskFn | None = None,
+        device: str = "auto",
+        engine: EngineName | Engine = "auto",
+        batch_invariant: bool = False,
+        worker_timeout: float | None = WORKER_TIMEOUT,
+    ) -> None:
+        self._make: Callable[[], SkillActionVecEnvWrapper] | None = None
+        self.policy = load_policy(policy, device)
+        longest, replan_every = check_executors(venv.action_space, self.policy, "didi_gym.sb3.make_vec_env")
+        durations, _ = resolve_settings(self.policy, skill_duration or longest, False, replan_every)
+        self._planner = SkillPlanner(
+            self.policy,
+            venv.observation_space,
+            durations=durations,
+            replan_every=replan_every,
+            obs_fn=obs_fn,
+            mask_fn=mask_fn,
+            engine=engine,
+            batch_invariant=batch_invariant,
+        )
+        # Before VecEnv's constructor, which asks for attributes: what these find here, and not in the environments.
+        self._own = {"policy": self.policy, "replan_every": replan_every, "action_masks": self._all_masks, "spec": None}
+        super().__init__(venv, action_space=self._planner.action_space)
+        self._keys = tuple(venv.action_space.spaces)  # type: ignore[attr-defined]
+        self.replan_every = replan_every
+        self.low_level_steps = 0
+        self._observations: Any = None
+        self._schedule: Schedule | None = None
+        base = venv.unwrapped
+        if isinstance(base, SubprocVecEnv):
+            self._workers = Workers(base.processes, self._close_killed)
+            base.remotes = tuple(self._workers.watch(base.remotes, worker_timeout))
+
+    def reset(self) -> VecEnvObs:
+        self._schedule = None
+        self._observations = self.venv.reset()
+        self.reset_infos = self.venv.reset_infos
+        return self._observations
+
+    def step_async(self, actions: np.ndarray) -> None:
+        """Plan one skill in every environment, `actions` `(n_envs, ...)`, and let the environments begin it."""
+        if self._observations is None:
+            raise gym.error.ResetNeeded("call reset() before the first step()")
+        self._schedule = self._planner.schedule(actions, idle=np.zeros(self.num_envs, dtype=bool))
+        self._send(self._schedule)
+
+    def step_wait(self) -> VecEnvStepReturn:
+        assert self._schedule is not None, "step_async() comes before step_wait()"
+        while True:
+            self._observations, rewards, dones, infos = self.venv.step_wait()
+            for index, info in enumerate(infos):
+                if "skill_error" in info:
+                    raise self._workers.fail(index, f"raised {info['skill_error']}")
+            if self._schedule.finished:
+                break
+            self._schedule.skip(np.array([info["skill_over"] for info in infos]))
+            self._send(self._schedule)
+        self._schedule, self.reset_infos = None, self.venv.reset_infos
+        self.low_level_steps += sum(info["skill_length"] for info in infos)
+        return self._observations, rewards, dones, infos
+
+    def _send(self, schedule: Schedule) -> None:
+        chunk = schedule.chunk(self._observations)
+        self.venv.step_async([{key: chunk[key][i] for key in self._keys} for i in range(self.num_envs)])  # type: ignore[arg-type]
+
+    def _close_killed(self) -> None:
+        base = self.venv.unwrapped
+        assert isinstance(base, SubprocVecEnv)
+        for remote in base.remotes:
+            remote.close()
+        base.waiting, base.closed = False, True
+
+    def action_masks(self) -> np.ndarray:
+        """Which discrete actions are allowed now, bool `(n_envs, actions)`."""
+        return np.stack(self._all_masks())
+
+    def _all_masks(self) -> list[np.ndarray]:
+        return list(self._planner.masks([row_of(self._observations, row) for row in range(self.num_envs)]))
+
+    # What the planner owns is not in the environments, so these answer before they ask there.
+    def get_attr(self, attr_name: str, indices: VecEnvIndices = None) -> list[Any]:
+        if attr_name in self._own:
+            return [self._own[attr_name] for _ in self._get_indices(indices)]
+        return self.venv.get_attr(attr_name, indices)
+
+    def has_attr(self, attr_name: str) -> bool:
+        return attr_name in self._own or self.venv.has_attr(attr_name)
+
+    def env_method(self, method_name: str, *method_args: Any, indices: VecEnvIndices = None, **method_kwargs: Any) -> Any:
+        if method_name == "action_masks":
+            masks = self._all_masks()
+            return [masks[index] for index in self._get_indices(indices)]
+        return self.venv.env_method(method_name, *method_args, indices=indices, **method_kwargs)
+
+    def remember(self, make: Callable[[], SkillActionVecEnvWrapper], spec: EnvSpec | None) -> None:
+        """Make copies and pickles of this environment anew, by `make`; `spec` describes a single environment of it."""
+        self._make, self._own["spec"] = make, spec
+
+    def __reduce__(self) -> Any:
+        return super().__reduce__() if self._make is None else (self._make, ())

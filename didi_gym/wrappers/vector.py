@@ -1,0 +1,219 @@
+"""Many environments whose actions are skills, as a Gymnasium vector environment."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import gymnasium as gym
+import numpy as np
+from gymnasium.envs.registration import EnvSpec
+from gymnasium.vector import AsyncVectorEnv, AutoresetMode, VectorEnv, VectorWrapper
+from gymnasium.vector.async_vector_env import AsyncState
+from gymnasium.vector.utils import batch_space
+
+from didi_gym.planner import (
+    Engine,
+    EngineName,
+    MaskFn,
+    ObservationFn,
+    SkillPlanner,
+    check_executors,
+    load_policy,
+    pinned,
+    resolve_settings,
+    row_of,
+)
+from didi_gym.wrappers.workers import WORKER_TIMEOUT, WorkerError, Workers
+
+if TYPE_CHECKING:
+    from didi_gym.policy import SkillPolicy
+
+
+class SkillActionVectorWrapper(VectorWrapper):
+    """Makes skills the actions of a vector environment: one step runs one skill in every sub-environment.
+
+    `didi_gym.make_vec` makes one; this class is for sub-environments that you build yourself, each of which must be a
+    `SkillExecutor`. All plans of a step are computed in one batch in this process, on the GPU if there is one, and each
+    sub-environment runs its chunk of actions where it lives. Transitions equal those of N `SkillActionWrapper`s, in
+    every autoreset mode; stepping a plain vector environment k times instead would run skills across episode ends.
+
+    Args:
+        env: a Sync or AsyncVectorEnv whose sub-environments are `SkillExecutor`s.
+        policy: see `SkillActionWrapper`.
+        skill_duration: low-level steps of a skill, or several of which the agent chooses; the executors' where None.
+        obs_fn, mask_fn, device, engine, batch_invariant: see `SkillActionWrapper`; both functions get single
+            observations.
+        worker_timeout: seconds after which a worker process that does not answer is an error; None waits forever.
+
+    Attributes:
+        low_level_steps: low-level steps taken by all sub-environments since construction.
+
+    Raises:
+        TypeError: sub-environments that do not run skills.
+        ValueError: the policy does not fit them.
+        WorkerError: from `reset` and `step`, where a worker crashes, hangs, or its environment raises. All workers are
+            ended before.
+
+    Infos have the keys of `SkillExecutor.finish` as arrays. The step in which NEXT_STEP resets a sub-environment runs
+    no skill: reward 0 and no `skill_length` for it. A `reset_mask` is read, never changed.
+
+    Example:
+        >>> import didi_gym
+        >>> envs = didi_gym.make_vec("AntMaze_Open-v5", "ant-directions", num_envs=8, vectorization_mode="async")
+        >>> observations, infos = envs.reset(seed=0)
+        >>> observations, rewards, terminations, truncations, infos = envs.step(envs.action_space.sample())
+    """
+
+    def __init__(
+        self,
+        env: VectorEnv,
+        policy: str | Path | SkillPolicy,
+        *,
+        skill_duration: int | Sequence[int] | None = None,
+        obs_fn: ObservationFn | None = None,
+        mask_fn: MaskFn | None = None,
+        device: str = "auto",
+        engine: EngineName | Engine = "auto",
+        batch_invariant: bool = False,
+        worker_timeout: float | None = WORKER_TIMEOUT,
+    ) -> None:
+        super().__init__(env)
+        self.policy = load_policy(policy, device)
+        longest, replan_every = check_executors(env.single_action_space, self.policy, "didi_gym.make_vec")
+        mode = env.metadata.get("autoreset_mode")
+        shared = getattr(env.unwrapped, "shared_memory", True)
+        if mode == AutoresetMode.NEXT_STEP and not shared:
+            raise ValueError(
+                "AsyncVectorEnv(shared_memory=False) forgets to end its autoreset after a manual reset and would lose "
+                "a skill; use shared_memory=True or another autoreset mode"
+            )
+        durations, _ = resolve_settings(self.policy, skill_duration or longest, False, replan_every)
+        self.skill_duration, self.replan_every = longest, replan_every
+        self._planner = SkillPlanner(
+            self.policy,
+            env.single_observation_space,
+            durations=durations,
+            replan_every=replan_every,
+            obs_fn=obs_fn,
+            mask_fn=mask_fn,
+            engine=engine,
+            batch_invariant=batch_invariant,
+        )
+        self.single_action_space = self._planner.action_space
+        self.action_space = batch_space(self._planner.action_space, env.num_envs)
+        self.low_level_steps = 0
+        self._mode = mode
+        self._observations: Any = None
+        self._ended = np.zeros(env.num_envs, dtype=bool)
+        self._make: Callable[[], SkillActionVectorWrapper] | None = None
+        base = env.unwrapped
+        if isinstance(base, AsyncVectorEnv):
+            self._workers = Workers(base.processes, self._close_killed)
+            base.parent_pipes = self._workers.watch(base.parent_pipes, worker_timeout)
+
+    def reset(
+        self, *, seed: int | Sequence[int | None] | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[Any, dict[str, Any]]:
+        """Reset all sub-environments, or those of `options["reset_mask"]`, bool `(num_envs,)`."""
+        mask = None if options is None else options.get("reset_mask")
+        options = copy.copy(options)  # the vector environment takes the mask out of what it is given
+        with self._naming_workers():
+            self._observations, infos = self.env.reset(seed=seed, options=options)  # type: ignore[arg-type]
+        self._ended = np.zeros(self.num_envs, dtype=bool) if mask is None else self._ended & ~mask
+        return self._observations, infos
+
+    def step(self, actions: Any) -> tuple[Any, np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]:
+        """Run one skill in every sub-environment.
+
+        Args:
+            actions: an element of `action_space`; numbers outside [-1, 1] are clipped.
+
+        Returns:
+            observations, rewards float64 `(num_envs,)`, terminations and truncations bool `(num_envs,)`, infos.
+
+        Raises:
+            gymnasium.error.ResetNeeded: with autoreset disabled, an episode has ended and was not reset.
+        """
+        if self._observations is None:
+            raise gym.error.ResetNeeded("call reset() before the first step()")
+        if self._mode == AutoresetMode.DISABLED and self._ended.any():
+            raise gym.error.ResetNeeded(
+                f"the episodes of sub-environments {np.flatnonzero(self._ended).tolist()} have ended and autoreset is "
+                'disabled: call reset(options={"reset_mask": terminations | truncations}) first'
+            )
+        resetting = self._ended if self._mode == AutoresetMode.NEXT_STEP else np.zeros(self.num_envs, dtype=bool)
+        schedule = self._planner.schedule(actions, idle=resetting)
+        reset_infos: dict[str, Any] | None = None
+        while True:
+            chunk = schedule.chunk(self._observations)
+            with self._naming_workers():
+                self._observations, rewards, terminations, truncations, infos = self.env.step(chunk)
+            if schedule.finished:
+                break
+            schedule.skip(infos["skill_over"])
+            reset_infos = infos if reset_infos is None else reset_infos
+        if reset_infos is not None:
+            for row in np.flatnonzero(resetting):  # what they said is in the first chunk's answer
+                infos = self._add_info(infos, _info_of(reset_infos, row), int(row))
+        self._ended = terminations | truncations
+        self.low_level_steps += int(_skill_lengths(infos).sum())
+        return self._observations, rewards, terminations, truncations, infos
+
+    @contextlib.contextmanager
+    def _naming_workers(self) -> Iterator[None]:
+        """Let the error of a sub-environment in a worker name the worker."""
+        try:
+            yield
+        except WorkerError:
+            raise
+        except Exception as error:
+            # AsyncVectorEnv drops the pipe of a worker whose environment raised, then raises its error here.
+            base = self.env.unwrapped
+            failed = [i for i, pipe in enumerate(getattr(base, "parent_pipes", [])) if pipe is None]
+            if not failed:
+                raise
+            raise self._workers.fail(failed[-1], f"raised {type(error).__name__}: {error}") from error
+
+    def _close_killed(self) -> None:
+        """Close after the workers were killed: nothing is asked of them any more."""
+        base = self.env.unwrapped
+        assert isinstance(base, AsyncVectorEnv)
+        base._state = AsyncState.DEFAULT
+        self.env.close(terminate=True)
+
+    def action_masks(self) -> np.ndarray:
+        """Which discrete actions are allowed now, bool `(num_envs, actions)`."""
+        return self._planner.masks([row_of(self._observations, row) for row in range(self.num_envs)])
+
+    @property
+    def spec(self) -> EnvSpec | None:
+        """From which `gymnasium.make_vec` makes this environment again, where a factory made it."""
+        return pinned(self.env.unwrapped.spec, self.policy)
+
+    def remember(self, make: Callable[[], SkillActionVectorWrapper]) -> None:
+        """Make copies and pickles of this environment anew, by `make`: processes cannot be copied."""
+        self._make = make
+
+    def __reduce__(self) -> Any:
+        return super().__reduce__() if self._make is None else (self._make, ())
+
+
+def _info_of(infos: dict[str, Any], row: int) -> dict[str, Any]:
+    """What one sub-environment said, out of a vector environment's infos."""
+    own = {}
+    for key, values in infos.items():
+        mask = infos.get(f"_{key}")
+        if mask is not None and mask[row]:
+            own[key] = _info_of(values, row) if isinstance(values, dict) else values[row]
+    return own
+
+
+def _skill_lengths(infos: dict[str, Any]) -> np.ndarray:
+    """Lengths `(num_envs,)` of the skills just run, 0 where none was; with SAME_STEP some are in `final_info`."""
+    lengths = infos.get("skill_length", np.zeros(1, dtype=int))
+    final = infos.get("final_info", {}).get("skill_length")
+    return lengths if final is None else lengths + final
