@@ -218,6 +218,8 @@ class PolicyConfig:
     width: int
     depth: int
     consistency: Literal["dynamics", "joint"] = "dynamics"
+    discrete_actions: bool = False
+    """The environment's actions are `Discrete(action_dim)`: of an action's numbers, the largest names what is done."""
     dataset_id: str | None = None
     env_id: str | None = None
     env_kwargs: dict[str, Any] = field(default_factory=dict)

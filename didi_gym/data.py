@@ -34,7 +34,7 @@ class TrajectoryDataset:
     observations: np.ndarray
     """States, float32 `(steps, state_dim)`, environment units."""
     actions: np.ndarray
-    """float32 `(steps, action_dim)`, environment units."""
+    """float32 `(steps, action_dim)`, environment units; one-hot where the environment's actions are discrete."""
     starts: np.ndarray
     """First step of each episode, int64 `(episodes,)`."""
     lengths: np.ndarray
@@ -46,6 +46,8 @@ class TrajectoryDataset:
     dataset_id: str | None = None
     env_id: str | None = None
     env_kwargs: dict[str, Any] = field(default_factory=dict)
+    discrete_actions: bool = False
+    """The environment's actions are `Discrete(action_dim)`."""
 
     def __post_init__(self) -> None:
         if self.observations.shape[1:] != (self.layout.state_dim,):
@@ -157,12 +159,25 @@ class TrajectoryDataset:
 
     @classmethod
     def from_episodes(
-        cls, episodes: Sequence[tuple[np.ndarray, np.ndarray]], layout: Layout | None = None, **about: Any
+        cls,
+        episodes: Sequence[tuple[np.ndarray, np.ndarray]],
+        layout: Layout | None = None,
+        *,
+        action_space: spaces.Space | None = None,
+        **about: Any,
     ) -> TrajectoryDataset:
-        """Pack `(observations, actions)` arrays; observations may hold one row more than actions, which is dropped."""
+        """Pack `(observations, actions)` arrays; observations may hold one row more than actions, which is dropped.
+
+        Args:
+            action_space: Gives the action bounds. With `Discrete(n)` an episode's actions are whole numbers `(steps,)`,
+                which become one-hot.
+            **about: Other fields; without `action_space` also `action_low` and `action_high`.
+        """
+        if action_space is not None:
+            about.update(_about_actions(action_space))
         packer = _Packer(sum(len(actions) for _, actions in episodes))
         for i, (observations, actions) in enumerate(episodes):
-            packer.add(i, np.asarray(observations), np.asarray(actions))
+            packer.add(i, np.asarray(observations), _action_vectors(np.asarray(actions), action_space, i))
         return packer.finish(layout, **about)
 
     @classmethod
@@ -204,17 +219,14 @@ class TrajectoryDataset:
             keys = json.loads(metadata[KEYS_KEY])
         keys = _choose_keys(dataset.observation_space, keys)
         space = dataset.action_space
-        if not isinstance(space, spaces.Box) or len(space.shape) != 1:
-            raise DatasetError(f"actions must be a flat Box, got {space}; discrete and nested are not supported yet")
-        if not np.issubdtype(space.dtype, np.floating):
-            raise DatasetError(f"actions must be real numbers, got {space}; whole numbers are not supported yet")
+        about_actions = _about_actions(space)
         source = _state_source(dataset.observation_space, keys, indices)
         packer = _Packer(int(dataset.total_steps))
         for episode in dataset.iterate_episodes():
             observations = _join(episode.observations, keys, episode.id)
             if indices is not None:
                 observations = observations[:, list(indices)]
-            packer.add(episode.id, observations, episode.actions)
+            packer.add(episode.id, observations, _action_vectors(episode.actions, space, episode.id))
         if layout is None:
             layout = replace(Layout.flat(len(source.indices)), sources=(source,))
         layout = replace(layout, state_source=source)
@@ -222,11 +234,10 @@ class TrajectoryDataset:
         kwargs = {} if spec is None else {k: v for k, v in spec.kwargs.items() if _is_json(v) and k != "render_mode"}
         return packer.finish(
             layout,
-            action_low=space.low,
-            action_high=space.high,
             dataset_id=dataset_id,
             env_id=None if spec is None else spec.id,
             env_kwargs=kwargs,
+            **about_actions,
         )
 
 
@@ -289,6 +300,39 @@ class _Packer:
 def is_bound(limit: np.ndarray) -> np.ndarray:
     """Where an action limit is one: some spaces write the largest float for infinity."""
     return np.abs(limit) < _UNBOUNDED
+
+
+def _about_actions(space: spaces.Space) -> dict[str, Any]:
+    """Fields of a data set that its action space fixes: the bounds of an action vector, and whether it is one-hot."""
+    if isinstance(space, spaces.Discrete):
+        return {"action_low": np.zeros(space.n), "action_high": np.ones(space.n), "discrete_actions": True}
+    if not isinstance(space, spaces.Box) or len(space.shape) != 1:
+        raise DatasetError(f"actions must be a flat Box or Discrete, got {space}; others are not supported yet")
+    if not np.issubdtype(space.dtype, np.floating):
+        raise DatasetError(f"actions must be real numbers or Discrete, got {space}; others are not supported yet")
+    return {"action_low": space.low, "action_high": space.high}
+
+
+def _action_vectors(actions: np.ndarray, space: spaces.Space | None, episode: Any) -> np.ndarray:
+    """An episode's actions as `(steps, action_dim)`: those of a Discrete space, `(steps,)`, become one-hot float32.
+
+    The inverse is `didi_gym.execution.to_discrete`.
+    """
+    if not isinstance(space, spaces.Discrete):
+        return actions
+    if actions.ndim != 1 or actions.dtype.kind not in "iu":
+        raise DatasetError(
+            f"episode {episode}: actions of {space} must be whole numbers of shape (steps,), got {actions.shape} "
+            f"{actions.dtype}"
+        )
+    index = actions.astype(np.int64) - int(space.start)
+    outside = np.flatnonzero((index < 0) | (index >= space.n))
+    if len(outside):
+        raise DatasetError(
+            f"episode {episode}: actions[{outside[0]}] is {actions[outside[0]]}, expected {space.start} to "
+            f"{space.start + space.n - 1}; remove or repair the episode"
+        )
+    return np.eye(int(space.n), dtype=np.float32)[index]
 
 
 def _choose_keys(space: spaces.Space, keys: Sequence[str] | None) -> tuple[str, ...]:

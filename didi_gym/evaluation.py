@@ -14,11 +14,11 @@ import torch
 from didi_gym.data import TrajectoryDataset
 from didi_gym.frames import localize
 from didi_gym.metrics import direction_error, mutual_information, nearest_distance, skill_probe, skill_spread
+from didi_gym.planner import check_actions
 from didi_gym.policy import SkillPolicy
 from didi_gym.progress import progress as progress_bar
 from didi_gym.simulation import HeldSkills, Rollout, SkillSimulator, Start, hold_skills, make_data_env
 from didi_gym.tensors import write_atomically
-from didi_gym.wrappers.single import check_actions
 
 _PROBE_STARTS, _PROBE_SKILLS = 4, 4  # starts for the probe, as a multiple, and random skills from each
 _REFERENCE_WINDOWS = 20_000  # data windows among which nearest neighbours are sought

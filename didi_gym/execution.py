@@ -159,6 +159,8 @@ class SkillExecutor(gym.Wrapper, gym.utils.RecordConstructorArgs):
         self._goal_space = _goal_space(env)
         self._terminated = self._truncated = False
         self._needs_reset = True
+        self._last_info: dict[str, Any] = {}
+        self._skill: np.ndarray | None = None
         self._forget_skill()
         vectors = action_vectors(env.action_space)
         low, high = (np.broadcast_to(bound, (replan_every, *vectors.shape)) for bound in (vectors.low, vectors.high))
@@ -168,7 +170,7 @@ class SkillExecutor(gym.Wrapper, gym.utils.RecordConstructorArgs):
             "duration": spaces.Discrete(skill_duration + 1),
             "last": spaces.Discrete(2),
         }
-        if terminate_fn is not None:
+        if skill_dim is not None and terminate_fn is not None:
             parts["skill"] = spaces.Box(-np.inf, np.inf, (skill_dim,), np.float32)
         self._action_shape = vectors.shape
         self.action_space = spaces.Dict(parts)
@@ -220,6 +222,7 @@ class SkillExecutor(gym.Wrapper, gym.utils.RecordConstructorArgs):
             if self._goal_space is not None:
                 self._goals.append(np.array(self.observation["achieved_goal"]))
             if self._terminate_fn is not None and not self.ended:
+                assert self._skill is not None  # whoever begins a skill gives it
                 self._stopped = bool(self._terminate_fn(self.observation, self._skill, len(self._rewards)))
         return self.over
 
@@ -315,10 +318,11 @@ class SkillExecutor(gym.Wrapper, gym.utils.RecordConstructorArgs):
         return totals if many else float(totals[0])
 
     def _forget_skill(self) -> None:
-        self._duration, self._skill, self._stopped = 0, None, False
+        self._duration, self._stopped = 0, False
+        self._skill = None
         self._rewards: list[float] = []
         self._goals: list[np.ndarray] = []
-        self._last_info: dict[str, Any] = {}
+        self._last_info = {}
 
 
 def action_vectors(space: spaces.Space) -> spaces.Box:
@@ -387,7 +391,8 @@ def refuse_outer_time_limit(env: gym.Wrapper) -> None:
             if isinstance(outer, gym.wrappers.TimeLimit):
                 raise ValueError(
                     "a TimeLimit around a skill-action environment counts skills, not low-level steps, and ends "
-                    "episodes unseen by a Monitor inside; put it inside: SkillActionWrapper(TimeLimit(env, n), ...)"
+                    "episodes unseen by a Monitor inside; put it inside: SkillActionWrapper(TimeLimit(env, n), ...) or "
+                    "didi_gym.make(env_id, policy, max_episode_steps=n)"
                 )
             layer = outer
         frame = frame.f_back  # type: ignore[assignment]

@@ -72,7 +72,9 @@ class SkillPlanner:
         elif engine != "auto" or batch_invariant:
             self._plan = policy.engine(engine, batch_invariant=batch_invariant)
         if mask_fn is not None and not self._skills.is_discrete:
-            raise ValueError(f"mask_fn says which discrete skills are allowed, but these are continuous: {self._skills}")
+            raise ValueError(
+                f"mask_fn says which discrete skills are allowed, but these are continuous: {self._skills}"
+            )
         choices, space = len(durations), self._skills.gym_space
         if choices > 1:
             more = isinstance(space, spaces.Discrete)
@@ -202,10 +204,11 @@ def resolve_settings(
         ValueError: a setting out of range.
     """
     config = policy.config
+    durations: tuple[int, ...]
     if skill_duration is None:
         durations = () if until_done else (config.skill_duration,)
     else:
-        durations = (skill_duration,) if isinstance(skill_duration, int) else tuple(skill_duration)
+        durations = tuple(skill_duration) if isinstance(skill_duration, Sequence) else (skill_duration,)
     if any(not isinstance(duration, (int, np.integer)) or duration < 1 for duration in durations) or (
         skill_duration is not None and not durations
     ):
@@ -213,7 +216,7 @@ def resolve_settings(
     if len(set(durations)) < len(durations) or (until_done and len(durations) > 1):
         raise ValueError(f"until_done takes one skill_duration or none, and durations differ; got {skill_duration!r}")
     if replan_every is None:
-        replan_every = min(config.replan_every, *durations)
+        replan_every = min((config.replan_every, *durations))
     if not 1 <= replan_every <= config.horizon:
         raise ValueError(
             f"replan_every must be in 1..{config.horizon}, the policy's horizon, got {replan_every}; a skill may last "
@@ -274,7 +277,7 @@ def check_executors(space: spaces.Space, policy: SkillPolicy, factory: str) -> t
         )
     chunk, duration = space["actions"], space["duration"]
     assert isinstance(chunk, spaces.Box) and isinstance(duration, spaces.Discrete)
-    vectors = spaces.Box(chunk.low[0], chunk.high[0], dtype=chunk.dtype)  # type: ignore[arg-type]
+    vectors = spaces.Box(chunk.low[0], chunk.high[0], dtype=chunk.dtype)
     _check_vectors(vectors, policy, vectors)
     return int(duration.n) - 1, chunk.shape[0]
 

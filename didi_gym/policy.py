@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import numpy as np
 import torch
@@ -14,23 +14,25 @@ from torch import Tensor, nn
 from didi_gym import hub
 from didi_gym.config import PolicyConfig, from_dict, to_dict
 from didi_gym.dynamics import DynamicsEnsemble
-from didi_gym.frames import inputs_to_state, localize, turn, turn_skill
-from didi_gym.networks import NumpyResidualMLP, ResidualMLP
+from didi_gym.engines import TORCH, Engine, EngineName, HeadingFrame, make_engine
+from didi_gym.frames import localize, turn, turn_skill
+from didi_gym.networks import ResidualMLP, one_hot_choice
 from didi_gym.normalization import Normalizer
 from didi_gym.skills import SkillSpace
 from didi_gym.tensors import SafeFileError, load_tensors, load_weights, write_atomically, write_tensors
 
 CONFIG_FILE, WEIGHTS_FILE, TRAINING_FILE = "config.json", "model.safetensors", "training.safetensors"
-_NUMPY_BATCH = 32  # below this numpy beats torch on a CPU (benchmarks/plan_latency.py)
+
+Array = TypeVar("Array", np.ndarray, Tensor)
 
 
 @dataclass(frozen=True)
-class Plan:
-    """What a policy imagines, in environment units."""
+class Plan(Generic[Array]):
+    """What a policy imagines, in environment units: arrays where arrays were given, tensors where tensors were."""
 
-    actions: np.ndarray
+    actions: Array
     """`(n, horizon, action_dim)`, inside the action bounds."""
-    observations: np.ndarray | None
+    observations: Array | None
     """Imagined states `(n, horizon, state_dim)`, relative dimensions counted from the start; None where the policy was
     loaded without its dynamics model."""
 
@@ -39,11 +41,13 @@ class SkillPolicy(nn.Module):
     """The contextual policy pi(trajectory | observation, z).
 
     `forward` speaks normalised units in the trajectory's own frame; `plan`, `plan_actions` and `act` speak environment
-    units in the world's frame. Source: DIDI (Xu et al., ICML 2024, arXiv 2405.14790).
+    units in the world's frame. These take arrays and return arrays, or take tensors on the policy's device and return
+    tensors there, without waiting for the device. Source: DIDI (Xu et al., ICML 2024, arXiv 2405.14790).
     """
 
     low: Tensor
     high: Tensor
+    _inputs: Tensor
 
     def __init__(self, config: PolicyConfig) -> None:
         super().__init__()
@@ -51,19 +55,21 @@ class SkillPolicy(nn.Module):
         self.name_or_path: str | None = None
         self.revision: str | None = None
         layout = config.layout
-        self._inputs = list(layout.policy_inputs)
+        # a tensor, since indexing with a list copies it to the device and waits
+        self.register_buffer("_inputs", torch.tensor(layout.policy_inputs), persistent=False)
+        self._read, self._skill_dim = len(layout.policy_inputs), config.skill_space.skill_dim
+        self._frame = HeadingFrame.of(self)
         self._joint = config.consistency == "joint"
         # joint: states 1..H-1 as changes from the first, then actions; actions come first to be sliced off cheaply
         outputs = config.horizon * config.action_dim
         if self._joint:
             outputs += (config.horizon - 1) * layout.state_dim
-        skill_dim = config.skill_space.skill_dim
-        self.net = ResidualMLP(len(self._inputs) + skill_dim, outputs, skill_dim, config.width, config.depth)
+        self.net = ResidualMLP(self._read + self._skill_dim, outputs, self._skill_dim, config.width, config.depth)
         self.normalizer = Normalizer(layout.state_dim)
         self.register_buffer("low", -torch.ones(config.action_dim))
         self.register_buffer("high", torch.ones(config.action_dim))
         self._dynamics: list[DynamicsEnsemble] = []  # in a list: no part of the policy's weights
-        self._acting: _NumpyPolicy | None = None
+        self._engine: Engine | None = None  # made when it is first needed, of the weights of that moment
 
     # -- what it is ------------------------------------------------------------------------------------------------
     @property
@@ -94,36 +100,47 @@ class SkillPolicy(nn.Module):
         self._dynamics = [] if model is None else [model]
 
     # -- training ----------------------------------------------------------------------------------------------------
-    def forward(self, inputs: Tensor, skills: Tensor) -> tuple[Tensor, Tensor | None]:
+    def forward(
+        self, inputs: Tensor, skills: Tensor, generator: torch.Generator | None = None
+    ) -> tuple[Tensor, Tensor | None]:
         """Emit trajectories for normalised policy inputs and skills in the trajectory's frame.
 
         Args:
             inputs: `(batch, len(policy_inputs))`.
             skills: `(batch, skill_dim)`.
+            generator: Where given, discrete actions are drawn, for training; else they are the most likely ones.
 
         Returns:
-            Actions `(batch, horizon, action_dim)` in [-1, 1]; in the joint form also states
-            `(batch, horizon - 1, state_dim)` from the second on, as changes from the first; else None.
+            Actions `(batch, horizon, action_dim)` in [-1, 1], discrete ones +1 where they are taken and -1 elsewhere;
+            in the joint form also states `(batch, horizon - 1, state_dim)` from the second on, as changes from the
+            first; else None.
         """
         config = self.config
         output = self.net(torch.cat([inputs, skills], dim=-1), skills)
-        actions = output[:, : config.horizon * config.action_dim].tanh().unflatten(1, (config.horizon, -1))
+        actions = output[:, : config.horizon * config.action_dim].unflatten(1, (config.horizon, -1))
+        actions = one_hot_choice(actions, generator) if config.discrete_actions else actions.tanh()
         if not self._joint:
             return actions, None
         changes = output[:, config.horizon * config.action_dim :].unflatten(1, (config.horizon - 1, -1))
         return actions, changes
 
     def trajectory(
-        self, first: Tensor, skills: Tensor, dynamics: DynamicsEnsemble | None, replan_every: int | None = None
+        self,
+        first: Tensor,
+        skills: Tensor,
+        dynamics: DynamicsEnsemble | None,
+        replan_every: int | None = None,
+        generator: torch.Generator | None = None,
     ) -> tuple[Tensor, Tensor]:
         """Normalised states `(batch, horizon, state_dim)` and actions from first states `(batch, state_dim)`.
 
         The states follow from the actions through `dynamics`, with a new plan every `replan_every` steps (default: one
-        plan for all), as the policy is executed; in the joint form they are the policy's own, in one plan.
+        plan for all), as the policy is executed; in the joint form they are the policy's own, in one plan. With a
+        `generator` discrete actions are drawn, as in `forward`.
         """
         horizon = self.config.horizon
         if self._joint:
-            actions, changes = self(first[:, self._inputs], skills)
+            actions, changes = self(first[:, self._inputs], skills, generator)
             assert changes is not None
             return torch.cat([first[:, None], first[:, None] + changes], dim=1), actions
         if dynamics is None:
@@ -132,7 +149,7 @@ class SkillPolicy(nn.Module):
         states, actions = first[:, None], first.new_empty(len(first), 0, self.config.action_dim)
         while actions.shape[1] < horizon:
             here, turned = (first, skills) if actions.shape[1] == 0 else self._reframe(states[:, -1], skills)
-            chunk = self(here[:, self._inputs], turned)[0][:, : min(every, horizon - actions.shape[1])]
+            chunk = self(here[:, self._inputs], turned, generator)[0][:, : min(every, horizon - actions.shape[1])]
             states = torch.cat([states, dynamics.rollout(states[:, -1], chunk)[:, 1:]], dim=1)
             actions = torch.cat([actions, chunk], dim=1)
         return states[:, :horizon], actions
@@ -141,94 +158,157 @@ class SkillPolicy(nn.Module):
         """Normalised states and skills seen from the states' own frame."""
         if self.config.layout.heading is None:
             return states, skills  # relative positions are not read
-        here, turned, _ = self._enter_frame(self.normalizer.denormalize(states), skills)
-        return here, turned
+        local, yaw = localize(self.normalizer.denormalize(states)[:, None], self.config.layout)
+        turned = skills if self.skill_space.is_discrete else turn_skill(skills, -yaw)
+        return self.normalizer.normalize(local[:, 0]), turned
 
     # -- acting ------------------------------------------------------------------------------------------------------
-    def plan_actions(self, inputs: np.ndarray, skills: np.ndarray, steps: int | None = None) -> np.ndarray:
+    def plan_actions(self, inputs: Array, skills: Array, steps: int | None = None) -> Array:
         """Plan the first `steps` actions (default: the whole horizon).
 
         Args:
-            inputs: What the policy reads, `(n, len(policy_inputs))`, environment units.
-            skills: `(n, skill_dim)`.
+            inputs: What the policy reads, `(n, len(policy_inputs))`, environment units; an array, or a tensor on the
+                policy's device.
+            skills: `(n, skill_dim)`, of the same kind.
 
         Returns:
-            float32 `(n, steps, action_dim)`, environment units inside the bounds.
+            float32 `(n, steps, action_dim)`, environment units inside the bounds, of the same kind.
 
         Raises:
-            ValueError: wrong shapes.
+            ValueError: wrong shapes, more steps than the horizon, arrays beside tensors, or another device.
         """
         inputs, skills = self._check(inputs, skills)
-        steps = self.config.horizon if steps is None else steps
-        if len(inputs) <= _NUMPY_BATCH and self.device.type == "cpu":
-            if self._acting is None:
-                self._acting = _NumpyPolicy(self)
-            return self._acting(inputs, skills, steps)
-        with torch.inference_mode():
-            state = torch.as_tensor(inputs_to_state(inputs, self.config.layout), device=self.device)
-            first, local_skills, _ = self._enter_frame(state, torch.as_tensor(skills, device=self.device))
-            actions = self(first[:, self._inputs], local_skills)[0][:, :steps]
-            return self._to_environment(actions).cpu().numpy()
+        horizon = self.config.horizon
+        if steps is None:
+            steps = horizon
+        elif not 1 <= steps <= horizon:
+            raise ValueError(f"steps must be in 1..{horizon}, the policy's horizon, got {steps}")
+        if isinstance(inputs, Tensor):
+            with torch.no_grad():
+                return self.emit(torch.cat([inputs, skills], dim=-1), steps)
+        if self._engine is None:
+            self._engine = self.engine()
+        return self._engine(inputs, skills, steps)
 
-    def act(self, observations: np.ndarray, skills: np.ndarray) -> np.ndarray:
+    def act(self, observations: Array, skills: Array) -> Array:
         """The next action `(n, action_dim)` for each row: the closed loop of the paper, a new plan every step."""
         return self.plan_actions(observations, skills, 1)[:, 0]
 
-    def plan(self, observations: np.ndarray, skills: np.ndarray) -> Plan:
+    def plan(self, observations: Array, skills: Array) -> Plan[Array]:
         """Plan whole trajectories, with the states they lead to where a dynamics model (or the joint form) tells.
 
         Args:
-            observations: What the policy reads, `(n, len(policy_inputs))`, environment units.
-            skills: `(n, skill_dim)`.
+            observations: What the policy reads, `(n, len(policy_inputs))`, environment units; an array, or a tensor
+                on the policy's device.
+            skills: `(n, skill_dim)`, of the same kind.
         """
         observations, skills = self._check(observations, skills)
         if self.dynamics is None and not self._joint:
             return Plan(self.plan_actions(observations, skills), None)
-        with torch.inference_mode():
-            state = torch.as_tensor(inputs_to_state(observations, self.config.layout), device=self.device)
-            first, local_skills, yaw = self._enter_frame(state, torch.as_tensor(skills, device=self.device))
-            states, actions = self.trajectory(first, local_skills, self.dynamics)
-            states = self.normalizer.denormalize(states)
-            if yaw is not None:
-                assert self.config.layout.heading is not None
-                states = turn(states, yaw[:, None], self.config.layout.heading)
-            return Plan(self._to_environment(actions).cpu().numpy(), states.cpu().numpy())
+        if isinstance(observations, Tensor):
+            return Plan(*self._imagine(torch.cat([observations, skills], dim=-1)))
+        joined = torch.from_numpy(np.concatenate([observations, skills], axis=-1)).to(self.device)
+        actions, states = self._imagine(joined)
+        return Plan(actions.cpu().numpy(), states.cpu().numpy())
 
-    def _enter_frame(self, states: Tensor, skills: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
-        local, yaw = localize(states[:, None], self.config.layout)
-        if yaw is not None and not self.skill_space.is_discrete:
-            skills = turn_skill(skills, -yaw)
-        return self.normalizer.normalize(local[:, 0]), skills, yaw
+    def engine(
+        self, name: EngineName = "auto", *, dtype: str | torch.dtype | None = None, batch_invariant: bool = False
+    ) -> Engine:
+        """A function `(inputs, skills, steps) -> actions` that plans in a given way; see `didi_gym.engines`.
+
+        It is a snapshot of the policy: ask again after a change of weights or device.
+
+        Args:
+            name: "numpy", "torch" or "cuda-graph"; "auto" is the one that `plan_actions` uses: numpy on a CPU
+                (torch for more than thousands of rows), a CUDA graph on a GPU.
+            dtype: Arithmetic of the network, "float32" (default) or "bfloat16" (torch and CUDA graphs only).
+            batch_invariant: Plan each row alone, in numpy: slower for many rows, but a row's plan is then the same
+                bit for bit whatever else is in the batch, and on whatever device the policy is.
+
+        Raises:
+            ValueError: an unknown name or dtype, or a combination that cannot be; the message says what to do.
+        """
+        return make_engine(self, name, dtype, batch_invariant)
+
+    def emit(self, joined: Tensor, steps: int) -> Tensor:
+        """What engines of torch run: from environment units to environment units, without waiting for the device.
+
+        Args:
+            joined: Policy inputs and skills side by side, `(n, len(policy_inputs) + skill_dim)`, on this device.
+
+        Returns:
+            The first actions, `(n, steps, action_dim)`.
+        """
+        inputs, skills, _ = self._localize(joined)
+        inputs = (inputs - self.normalizer.center[self._inputs]) / self.normalizer.scale[self._inputs]
+        return self._to_environment(self(inputs, skills)[0][:, :steps])
+
+    @torch.no_grad()
+    def _imagine(self, joined: Tensor) -> tuple[Tensor, Tensor]:
+        """Actions and states of whole trajectories, environment units, from policy inputs and skills side by side."""
+        inputs, skills, yaw = self._localize(joined)
+        first = inputs.new_zeros(len(inputs), self.config.layout.state_dim)
+        first[:, self._inputs] = inputs  # what the policy does not read is relative, hence zero at the start
+        states, actions = self.trajectory(self.normalizer.normalize(first), skills, self.dynamics)
+        states = self.normalizer.denormalize(states)
+        if yaw is not None:
+            assert self.config.layout.heading is not None
+            states = turn(states, yaw[:, None], self.config.layout.heading)
+        return self._to_environment(actions), states
+
+    def _localize(self, joined: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Policy inputs and skills in the inputs' own frame, still in environment units, and the yaw of that frame."""
+        yaw = None
+        if self._frame is not None:
+            joined = joined.clone()
+            yaw = self._frame.enter(joined.T, TORCH)
+        return joined[:, : self._read], joined[:, self._read :], yaw
 
     def _to_environment(self, actions: Tensor) -> Tensor:
         scaled = self.low + (actions + 1) / 2 * (self.high - self.low)
         return torch.minimum(torch.maximum(scaled, self.low), self.high)  # rounding must not leave the bounds
 
-    def _check(self, inputs: Any, skills: Any) -> tuple[np.ndarray, np.ndarray]:
-        inputs, skills = np.asarray(inputs, np.float32), np.asarray(skills, np.float32)
-        for name, array, width in (
-            ("observations", inputs, len(self._inputs)),
-            ("skills", skills, self.skill_space.skill_dim),
-        ):
+    def _check(self, inputs: Any, skills: Any) -> tuple[Any, Any]:
+        if isinstance(inputs, Tensor) or isinstance(skills, Tensor):
+            inputs, skills = self._check_tensors(inputs, skills)
+        else:
+            inputs, skills = np.asarray(inputs, np.float32), np.asarray(skills, np.float32)
+        if inputs.shape == (*skills.shape[:1], self._read) and skills.shape == (len(inputs), self._skill_dim):
+            return inputs, skills
+        for name, array, width in (("observations", inputs, self._read), ("skills", skills, self._skill_dim)):
             if array.ndim != 2 or array.shape[1] != width:
-                raise ValueError(f"{name} must have shape (n, {width}), got {array.shape}")
-        if len(inputs) != len(skills):
-            raise ValueError(f"one skill per observation: got {len(inputs)} observations and {len(skills)} skills")
-        return inputs, skills
+                raise ValueError(f"{name} must have shape (n, {width}), got {tuple(array.shape)}")
+        raise ValueError(f"one skill per observation: got {len(inputs)} observations and {len(skills)} skills")
+
+    def _check_tensors(self, inputs: Any, skills: Any) -> tuple[Tensor, Tensor]:
+        for name, value in (("observations", inputs), ("skills", skills)):
+            if not isinstance(value, Tensor):
+                raise ValueError(
+                    f"observations and skills must both be arrays or both be tensors, got {name} of type "
+                    f"{type(value).__name__} beside a tensor"
+                )
+            if value.device != self.device:
+                raise ValueError(
+                    f"{name} are on {value.device}, the policy is on {self.device}; move one of them with .to()"
+                )
+        return inputs.to(self.low.dtype), skills.to(self.low.dtype)
 
     def _apply(self, fn: Any, recurse: bool = True) -> SkillPolicy:
-        self._acting = None
+        self._engine = None
         for model in self._dynamics:
             model._apply(fn)
         return super()._apply(fn, recurse)
 
     def load_state_dict(self, *args: Any, **kwargs: Any) -> Any:
-        self._acting = None
+        self._engine = None
         return super().load_state_dict(*args, **kwargs)
 
     def train(self, mode: bool = True) -> SkillPolicy:
-        self._acting = None
+        self._engine = None
         return super().train(mode)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_engine": None}  # made again where it is needed; a CUDA graph cannot be copied
 
     # -- folders -----------------------------------------------------------------------------------------------------
     def save_pretrained(self, folder: str | Path) -> Path:
@@ -306,28 +386,3 @@ def _read_config(folder: Path) -> PolicyConfig:
         return from_dict(PolicyConfig, data)
     except (ValueError, UnicodeDecodeError, RecursionError) as error:
         raise hub.SkillPolicyHubError(f"{path} is no skill policy configuration: {error}") from error
-
-
-class _NumpyPolicy:
-    """The acting path for small batches: the same arithmetic as the torch path, in float32 numpy."""
-
-    def __init__(self, policy: SkillPolicy) -> None:
-        self.layout, self.action_dim = policy.config.layout, policy.config.action_dim
-        self.inputs = list(self.layout.policy_inputs)
-        self.net = NumpyResidualMLP(policy.net.state_dict(), policy.config.depth)
-        self.center = policy.normalizer.center.numpy()[self.inputs]
-        self.scale = policy.normalizer.scale.numpy()[self.inputs]
-        self.low, self.high = policy.action_low, policy.action_high
-        self.turns_skills = not policy.skill_space.is_discrete
-
-    def __call__(self, inputs: np.ndarray, skills: np.ndarray, steps: int) -> np.ndarray:
-        if self.layout.heading is not None:
-            local, yaw = localize(inputs_to_state(inputs, self.layout)[:, None], self.layout)
-            inputs = local[:, 0, self.inputs]
-            if self.turns_skills:
-                skills = turn_skill(skills, -yaw)
-        normalized = (inputs - self.center) / self.scale
-        output = self.net(np.concatenate([normalized, skills], axis=-1), skills, steps * self.action_dim)
-        actions = np.tanh(output).reshape(len(inputs), steps, self.action_dim)
-        scaled = self.low + (actions + np.float32(1)) / 2 * (self.high - self.low)
-        return np.clip(scaled, self.low, self.high)

@@ -120,7 +120,7 @@ def make_vec(
         "autoreset_mode": next(name for name, value in AUTORESET_MODES.items() if value == mode),
         **kwargs,
     }
-    extra = {"wrappers": wrappers, "vector_kwargs": vector_kwargs}
+    extra: dict[str, Any] = {"wrappers": wrappers, "vector_kwargs": vector_kwargs}
     reference = policy_reference(live)
     envs.remember(
         functools.partial(make_vec, policy=reference or live, vectorization_mode=vectorization_mode, **recipe, **extra)
@@ -179,7 +179,7 @@ class RegisteredSkillEnv(SkillActionWrapper):
     """A `SkillActionWrapper` made by `gymnasium.make` from an id: its spec is that id's, with the policy pinned."""
 
     @property
-    def spec(self) -> EnvSpec | None:
+    def spec(self) -> EnvSpec | None:  # type: ignore[override]
         return pinned(self.unwrapped.spec, self.policy)
 
 

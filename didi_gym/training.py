@@ -186,7 +186,7 @@ def train_skills(
         skills = space.sample(config.batch_size, generator)
         choice = torch.randint(len(config.plans), (), generator=generator, device=generator.device)
         every = max(horizon // config.plans[int(choice)], 1)
-        states, actions = policy.trajectory(data_states[:, 0], skills, dynamics, every)
+        states, actions = policy.trajectory(data_states[:, 0], skills, dynamics, every, generator)
         trajectories = torch.cat([states, actions], dim=-1)
         # 3. they must tell their skill ...
         seen = batches.normalizer.denormalize(states)
@@ -297,6 +297,7 @@ def _policy_config(dataset: TrajectoryDataset, config: SkillConfig, horizon: int
         width=config.width,
         depth=config.depth,
         consistency=config.consistency,
+        discrete_actions=dataset.discrete_actions,
         dataset_id=dataset.dataset_id,
         env_id=dataset.env_id,
         env_kwargs=dataset.env_kwargs,

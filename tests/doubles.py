@@ -17,7 +17,7 @@ from didi_gym.skills import SkillSpace
 class ToyEnv(gym.Env):
     """A point that adds up its actions; rewards are random, an episode's length and kind of end are drawn at reset.
 
-    Remembers what was done to it: `trace` holds (episode, action) of every step.
+    Remembers what was done to it: `trace` holds (episode, action) of every step, `rewards_given` their sum of rewards.
     """
 
     metadata = {"render_modes": ["rgb_array"], "render_fps": 30}
@@ -30,6 +30,7 @@ class ToyEnv(gym.Env):
         self.trace: list[tuple[int, np.ndarray]] = []
         self.episode = 0
         self.closed = 0
+        self.rewards_given = 0.0
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
         super().reset(seed=seed)
@@ -47,6 +48,7 @@ class ToyEnv(gym.Env):
         self.steps_left -= 1
         end = self.steps_left == 0
         reward = float(self.np_random.normal())
+        self.rewards_given += reward
         info = {"left": self.steps_left}
         return self._observation(), reward, end and not self.ends_by_truncation, end and self.ends_by_truncation, info
 

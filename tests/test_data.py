@@ -199,9 +199,6 @@ class TestMinari:
         assert dataset.layout.sources[0].keys == ("goal", "a")
 
     def test_what_cannot_be_used_is_refused_with_the_reason(self):
-        _store("test/discrete-v0", BOX, spaces.Discrete(2))
-        with pytest.raises(DatasetError, match=r"flat Box, got Discrete\(2\); discrete .* not supported yet"):
-            TrajectoryDataset.from_minari("test/discrete-v0")
         _store("test/whole-v0", BOX, spaces.Box(0, 5, (2,), np.int64))
         with pytest.raises(DatasetError, match="actions must be real numbers"):
             TrajectoryDataset.from_minari("test/whole-v0")

@@ -33,7 +33,7 @@ def scripted(length: int, truncates: bool = False, **kwargs) -> SkillExecutor:
 HALF = np.full((4, 2), 0.5, np.float32)
 
 
-@pytest.mark.parametrize("module", ["didi_gym.execution", "didi_gym.skills", "didi_gym.wrappers.single"])
+@pytest.mark.parametrize("module", ["didi_gym.execution", "didi_gym.registration", "didi_gym.wrappers"])
 def test_what_runs_in_workers_imports_no_torch(module):
     code = f"import {module}, sys; assert 'torch' not in sys.modules and 'stable_baselines3' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)
@@ -86,7 +86,9 @@ def test_reset_in_the_middle_of_a_skill_forgets_it():
 
 def test_actions_are_clipped_and_cast_to_the_environments_space():
     executor = scripted(length=9, skill_duration=4)
-    executor.step(chunk(np.full((4, 2), 7.0), 4, last=True, duration=4))  # ToyEnv asserts that its space contains every action
+    executor.step(
+        chunk(np.full((4, 2), 7.0), 4, last=True, duration=4)
+    )  # ToyEnv asserts that its space contains every action
     assert all((action == 1).all() and action.dtype == np.float32 for _, action in executor.env.trace)
 
 

@@ -7,24 +7,48 @@ from didi_gym.normalization import Normalizer
 from tests.examples import BODY, body_states
 
 
-@pytest.mark.parametrize("batch", [1, 7])
-def test_the_numpy_copy_computes_what_torch_computes(batch):
+def _trained_net() -> ResidualMLP:
+    """A network in which every weight and bias, the norms' too, is away from where it starts."""
     torch.manual_seed(0)
     net = ResidualMLP(6, 10, 3, width=32, depth=3)
+    with torch.no_grad():
+        for parameter in net.parameters():
+            parameter.add_(torch.randn_like(parameter) * 0.2)
+    return net
+
+
+@pytest.mark.parametrize("batch", [0, 1, 7])
+def test_the_numpy_copy_computes_what_torch_computes(batch):
+    net = _trained_net()
     x, condition = torch.randn(batch, 6) * 3, torch.randn(batch, 3)
     copy = NumpyResidualMLP(net.state_dict(), 3)
     expected = net(x, condition).detach().numpy()
-    np.testing.assert_allclose(copy(x.numpy(), condition.numpy()), expected, atol=2e-6)
-    np.testing.assert_allclose(copy(x.numpy(), condition.numpy(), 4), expected[:, :4], atol=2e-6)
+    for outputs in (10, 4):
+        rows = copy(x.numpy(), condition.numpy(), outputs)
+        assert rows.dtype == np.float32 and rows.shape == (batch, outputs)
+        np.testing.assert_allclose(rows, expected[:, :outputs], atol=1e-5)
+        for row, one, z in zip(rows, x.numpy(), condition.numpy(), strict=True):
+            np.testing.assert_allclose(copy(one, z, outputs), row, atol=1e-5)
 
 
-def test_the_numpy_copy_survives_extreme_inputs():
+def test_the_numpy_copy_takes_the_units_of_its_inputs_into_its_weights():
+    net = _trained_net()
+    x, condition, scale = torch.randn(5, 6), torch.randn(5, 3), torch.rand(6) + 0.1
+    copy = NumpyResidualMLP(net.state_dict(), 3, scale.numpy())
+    expected = net(x / scale, condition).detach().numpy()
+    np.testing.assert_allclose(copy(x.numpy(), condition.numpy()), expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("bias", [-500.0, 500.0])
+@pytest.mark.parametrize("shape", [(), (3,)])
+def test_the_numpy_copy_survives_extreme_inputs(bias, shape):
+    torch.manual_seed(0)
     net = ResidualMLP(2, 2, 1, width=8, depth=1)
     with torch.no_grad():
-        net.firsts[0].bias.fill_(-500.0)
-    assert np.isfinite(
-        NumpyResidualMLP(net.state_dict(), 1)(np.ones((1, 2), np.float32), np.ones((1, 1), np.float32))
-    ).all()
+        net.firsts[0].bias.add_(torch.linspace(0, bias, 8))
+    x, condition = torch.full((*shape, 2), 1e4), torch.ones(*shape, 1)
+    output = NumpyResidualMLP(net.state_dict(), 1)(x.numpy(), condition.numpy())
+    np.testing.assert_allclose(output, net(x, condition).detach().numpy(), rtol=1e-4, atol=1e-4)
 
 
 def test_the_condition_matters_to_every_output():

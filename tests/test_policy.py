@@ -1,3 +1,4 @@
+import copy
 import json
 import pickle
 
@@ -5,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from didi_gym.config import DynamicsConfig, Layout, to_dict
 from didi_gym.dynamics import DynamicsEnsemble
@@ -25,10 +27,10 @@ def _asked(policy, n=5, seed=3):
 @pytest.mark.parametrize("form", FORMS, ids=str)
 def test_small_and_large_batches_plan_alike(form):
     policy = random_policy(**form)
-    inputs, skills = _asked(policy, 200)
+    inputs, skills = _asked(policy, 4200)
     large = policy.plan_actions(inputs, skills)
-    small = np.concatenate([policy.plan_actions(inputs[i : i + 8], skills[i : i + 8]) for i in range(0, 200, 8)])
-    assert large.shape == (200, 8, 3) and large.dtype == small.dtype == np.float32
+    small = np.concatenate([policy.plan_actions(inputs[i : i + 8], skills[i : i + 8]) for i in range(0, 4200, 8)])
+    assert large.shape == (4200, 8, 3) and large.dtype == small.dtype == np.float32
     np.testing.assert_allclose(small, large, atol=2e-5)
 
 
@@ -51,6 +53,18 @@ def test_actions_stay_inside_the_bounds_even_saturated():
         actions = policy.plan_actions(*_asked(policy, n))
         assert (actions >= policy.action_low).all() and (actions <= policy.action_high).all()
         assert actions.max(axis=(0, 1)).tolist() == policy.action_high.tolist()
+
+
+def test_rounding_does_not_leave_the_bounds():
+    generator = np.random.default_rng(0)
+    policy = random_policy(low=generator.uniform(-3, 0, 200), high=generator.uniform(0, 3, 200))
+    for sign in (-1, 1):
+        with torch.no_grad():
+            policy.net.outlet.bias.fill_(50.0 * sign)
+        inputs, skills = _asked(policy, 4)
+        for engine in (policy.engine("numpy"), policy.engine("torch"), policy.engine(batch_invariant=True)):
+            actions = engine(inputs, skills, 2)
+            assert (actions >= policy.action_low).all() and (actions <= policy.action_high).all()
 
 
 def test_turning_the_world_and_the_skill_together_changes_no_action():
@@ -79,11 +93,126 @@ def test_imagined_states_start_where_the_body_is_and_turn_with_the_world():
     assert not any(name.startswith("_dynamics") or "dynamics" in name for name in policy.state_dict())
 
 
-def test_new_weights_are_used_at_once():
+class _Waits(TorchDispatchMode):
+    """Refuses what waits for a device: reading a number, a shape that depends on numbers, a list as an index."""
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        name = function.name().partition(".")[0]
+        assert name not in ("aten::_local_scalar_dense", "aten::lift_fresh", "aten::nonzero"), function
+        assert name != "aten::index" or torch.bool not in {index.dtype for index in args[1] if index is not None}
+        assert name != "aten::_to_copy" or "device" not in (kwargs or {})
+        return function(*args, **(kwargs or {}))
+
+
+TENSOR_FORMS = [*FORMS, {"discrete_actions": True}]
+
+
+@pytest.mark.parametrize("form", TENSOR_FORMS, ids=str)
+def test_tensors_give_the_same_plans_as_tensors_without_waiting_for_the_device(form):
+    policy = random_policy(**form)
+    layout = policy.config.layout
+    policy.attach_dynamics(_world(layout))
+    arrays = _asked(policy)
+    tensors = [torch.from_numpy(array) for array in arrays]
+    with _Waits():
+        plan, first = policy.plan(*tensors), policy.act(*tensors)
+        three = policy.plan_actions(*tensors, 3)
+    expected = policy.plan(*arrays)
+    assert isinstance(plan.actions, torch.Tensor) and isinstance(expected.actions, np.ndarray)
+    np.testing.assert_allclose(plan.actions.numpy(), expected.actions, atol=2e-5)
+    np.testing.assert_allclose(plan.observations.numpy(), expected.observations, atol=2e-4)
+    np.testing.assert_allclose(first.numpy(), expected.actions[:, 0], atol=2e-5)
+    np.testing.assert_allclose(three.numpy(), expected.actions[:, :3], atol=2e-5)
+    torch.testing.assert_close(tensors[0], torch.from_numpy(arrays[0]), rtol=0, atol=0)
+
+
+def test_emitting_leaves_what_it_is_given_alone():
+    policy = random_policy()
+    joined = torch.from_numpy(np.concatenate(_asked(policy), axis=1))
+    before = joined.clone()
+    policy.emit(joined, 3)
+    assert torch.equal(joined, before)
+
+
+@pytest.mark.parametrize(
+    "wait", [lambda x: bool(x.sum() > 0), lambda x: x[x > 0], lambda x: x[:, [0, 1]]], ids=["bool", "mask", "list"]
+)
+def test_the_check_for_waiting_finds_it(wait):
+    with pytest.raises(AssertionError), _Waits():
+        wait(torch.ones(2, 2))
+
+
+@pytest.mark.parametrize("form", TENSOR_FORMS, ids=str)
+def test_tensors_stay_on_their_device(form):
+    policy = random_policy(**form).to("meta")  # a device that has shapes but no numbers: reading any is an error
+    inputs, skills = torch.zeros(5, 6, device="meta"), torch.zeros(5, policy.skill_space.skill_dim, device="meta")
+    assert policy.plan(inputs, skills).actions.device.type == policy.act(inputs, skills).device.type == "meta"
+
+
+def test_tensors_may_need_gradients_later():
+    policy = random_policy()
+    actions = policy.act(*(torch.from_numpy(array) for array in _asked(policy)))
+    weight = torch.ones(3, requires_grad=True)
+    (actions * weight).sum().backward()
+    torch.testing.assert_close(weight.grad, actions.sum(0))
+
+
+@pytest.mark.parametrize(
+    ("inputs", "skills", "words"),
+    [
+        (torch.zeros(2, 6), np.zeros((2, 2)), "both be arrays or both be tensors, got skills of type ndarray"),
+        (np.zeros((2, 6)), torch.zeros(2, 2), "got observations of type ndarray"),
+        (torch.zeros(2, 6, device="meta"), torch.zeros(2, 2), "observations are on meta, the policy is on cpu"),
+        (torch.zeros(2, 6), torch.zeros(2, 2, device="meta"), "skills are on meta, the policy is on cpu"),
+        (torch.zeros(2, 5), torch.zeros(2, 2), r"observations must have shape \(n, 6\), got \(2, 5\)"),
+    ],
+)
+def test_tensors_of_two_kinds_are_refused(inputs, skills, words):
+    for method in (random_policy().plan, random_policy().plan_actions, random_policy().act):
+        with pytest.raises(ValueError, match=words):
+            method(inputs, skills)
+
+
+@pytest.mark.parametrize("steps", [0, -1, 9])
+def test_steps_beyond_the_horizon_are_refused(steps):
+    policy = random_policy()
+    with pytest.raises(ValueError, match=rf"steps must be in 1\.\.8, the policy's horizon, got {steps}"):
+        policy.plan_actions(*_asked(policy), steps)
+
+
+def _load(policy):
+    policy.load_state_dict(random_policy(seed=9).state_dict())
+
+
+def _train(policy):
+    policy.train()
+    policy.net.outlet.bias.data += 1
+    policy.eval()
+
+
+def _apply(policy):
+    policy._apply(lambda tensor: tensor + 0.5 if tensor.is_floating_point() else tensor)
+
+
+@pytest.mark.parametrize("change", [_load, _train, _apply])
+def test_new_weights_are_used_at_once(change):
     policy = random_policy()
     before = policy.plan_actions(*_asked(policy))
-    policy.load_state_dict(random_policy(seed=9).state_dict())
-    assert np.abs(policy.plan_actions(*_asked(policy)) - before).max() > 1e-3
+    change(policy)
+    after = policy.plan_actions(*_asked(policy))
+    assert np.abs(after - before).max() > 1e-3
+    np.testing.assert_allclose(after, policy.engine("torch")(*_asked(policy), 8), atol=2e-5)
+
+
+@pytest.mark.parametrize("again", [copy.deepcopy, lambda policy: pickle.loads(pickle.dumps(policy))])
+def test_a_policy_that_has_acted_can_be_copied_and_the_copy_has_weights_of_its_own(again):
+    policy = random_policy()
+    before = policy.plan_actions(*_asked(policy))
+    twin = again(policy)
+    assert policy._engine is not None and twin._engine is None  # the engine may hold a graph, which cannot be copied
+    np.testing.assert_array_equal(twin.plan_actions(*_asked(policy)), before)
+    _load(policy)
+    np.testing.assert_array_equal(twin.plan_actions(*_asked(policy)), before)
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ import pytest
 import torch as th
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from stable_baselines3 import DQN, SAC
+from stable_baselines3 import SAC
 from stable_baselines3.common.buffers import DictReplayBuffer, ReplayBuffer
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 
@@ -133,26 +133,6 @@ def test_values_from_discounted_skills_are_those_of_the_low_level_chain():
         values[state] = reward + (1 - terminated) * discount * values[int(observation[0])]
         low_level = sum(GAMMA**i * r for i, r in enumerate(range(state + 1, 5)))
         assert abs(values[state] - low_level) <= 1e-12
-
-
-@pytest.mark.parametrize(("algorithm", "kind"), [(SAC, "box"), (DQN, "discrete")])
-def test_agents_learn_and_their_own_gamma_has_no_effect(algorithm, kind):
-    parameters = []
-    for gamma in (0.1, 0.99):
-        env = SkillActionWrapper(ToyEnv(), ScriptedPolicy(kind))
-        agent = algorithm(
-            "MlpPolicy",
-            env,
-            gamma=gamma,
-            learning_starts=10,
-            replay_buffer_class=SkillReplayBuffer,
-            replay_buffer_kwargs={"gamma": GAMMA},
-            policy_kwargs=dict(NETS),  # DQN adds to it
-            seed=0,
-            device="cpu",
-        ).learn(40)
-        parameters.append(th.nn.utils.parameters_to_vector(agent.policy.parameters()))
-    assert th.equal(*parameters)
 
 
 @pytest.mark.parametrize("normalise", [False, True])

@@ -86,7 +86,13 @@ class SkillActionVecEnvWrapper(VecEnvWrapper):
             batch_invariant=batch_invariant,
         )
         # Before VecEnv's constructor, which asks for attributes: what these find here, and not in the environments.
-        self._own = {"policy": self.policy, "replan_every": replan_every, "action_masks": self._all_masks, "spec": None}
+        self._own = {
+            "policy": self.policy,
+            "replan_every": replan_every,
+            "skill_durations": durations,
+            "action_masks": self._all_masks,
+            "spec": None,
+        }
         super().__init__(venv, action_space=self._planner.action_space)
         self._keys = tuple(venv.action_space.spaces)  # type: ignore[attr-defined]
         self.replan_every = replan_every
@@ -153,7 +159,9 @@ class SkillActionVecEnvWrapper(VecEnvWrapper):
     def has_attr(self, attr_name: str) -> bool:
         return attr_name in self._own or self.venv.has_attr(attr_name)
 
-    def env_method(self, method_name: str, *method_args: Any, indices: VecEnvIndices = None, **method_kwargs: Any) -> Any:
+    def env_method(
+        self, method_name: str, *method_args: Any, indices: VecEnvIndices = None, **method_kwargs: Any
+    ) -> Any:
         if method_name == "action_masks":
             masks = self._all_masks()
             return [masks[index] for index in self._get_indices(indices)]

@@ -60,12 +60,13 @@ class SkillActionWrapper(gym.Wrapper, gym.utils.RecordConstructorArgs):
         mask_fn: a function from an observation to the discrete skills allowed there, bool `(skills,)`; `action_masks`
             gives it to `sb3_contrib.MaskablePPO`.
         device: where to load a policy given by name; a live policy stays where it is.
-        engine, batch_invariant: what computes plans: a name, or what `SkillPolicy.engine` returns. With `batch_invariant` this wrapper and
-            a vectorised one agree bit for bit.
+        engine, batch_invariant: what computes plans: a name, or what `SkillPolicy.engine` returns. With
+            `batch_invariant` this wrapper and a vectorised one agree bit for bit.
 
     Attributes:
         policy: the live policy.
         skill_duration: low-level steps of a skill, of the longest where the agent chooses.
+        skill_durations: those it can choose from; one otherwise.
         replan_every: low-level steps run of each plan.
         low_level_steps: low-level steps taken since construction, for curves that compare with other agents.
 
@@ -140,11 +141,12 @@ class SkillActionWrapper(gym.Wrapper, gym.utils.RecordConstructorArgs):
             skill_dim=self.policy.skill_space.skill_dim,
         )
         self.skill_duration = self._executor.skill_duration
+        self.skill_durations = durations or (self.skill_duration,)
         check_actions(env.action_space, self.policy)
         self._planner = SkillPlanner(
             self.policy,
             env.observation_space,
-            durations=durations or (self.skill_duration,),
+            durations=self.skill_durations,
             replan_every=self.replan_every,
             obs_fn=obs_fn,
             mask_fn=mask_fn,

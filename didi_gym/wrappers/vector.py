@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import copy
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,7 +26,7 @@ from didi_gym.planner import (
     resolve_settings,
     row_of,
 )
-from didi_gym.wrappers.workers import WORKER_TIMEOUT, WorkerError, Workers
+from didi_gym.wrappers.workers import WORKER_TIMEOUT, Workers
 
 if TYPE_CHECKING:
     from didi_gym.policy import SkillPolicy
@@ -112,7 +111,7 @@ class SkillActionVectorWrapper(VectorWrapper):
         self._make: Callable[[], SkillActionVectorWrapper] | None = None
         base = env.unwrapped
         if isinstance(base, AsyncVectorEnv):
-            self._workers = Workers(base.processes, self._close_killed)
+            self._workers = Workers(base.processes, self._close_killed, base.error_queue)
             base.parent_pipes = self._workers.watch(base.parent_pipes, worker_timeout)
 
     def reset(
@@ -121,8 +120,7 @@ class SkillActionVectorWrapper(VectorWrapper):
         """Reset all sub-environments, or those of `options["reset_mask"]`, bool `(num_envs,)`."""
         mask = None if options is None else options.get("reset_mask")
         options = copy.copy(options)  # the vector environment takes the mask out of what it is given
-        with self._naming_workers():
-            self._observations, infos = self.env.reset(seed=seed, options=options)  # type: ignore[arg-type]
+        self._observations, infos = self.env.reset(seed=seed, options=options)  # type: ignore[arg-type]
         self._ended = np.zeros(self.num_envs, dtype=bool) if mask is None else self._ended & ~mask
         return self._observations, infos
 
@@ -150,33 +148,17 @@ class SkillActionVectorWrapper(VectorWrapper):
         reset_infos: dict[str, Any] | None = None
         while True:
             chunk = schedule.chunk(self._observations)
-            with self._naming_workers():
-                self._observations, rewards, terminations, truncations, infos = self.env.step(chunk)
+            self._observations, rewards, terminations, truncations, infos = self.env.step(chunk)
             if schedule.finished:
                 break
             schedule.skip(infos["skill_over"])
             reset_infos = infos if reset_infos is None else reset_infos
         if reset_infos is not None:
             for row in np.flatnonzero(resetting):  # what they said is in the first chunk's answer
-                infos = self._add_info(infos, _info_of(reset_infos, row), int(row))
+                infos = self._add_info(infos, _info_of(reset_infos, int(row)), int(row))
         self._ended = terminations | truncations
         self.low_level_steps += int(_skill_lengths(infos).sum())
         return self._observations, rewards, terminations, truncations, infos
-
-    @contextlib.contextmanager
-    def _naming_workers(self) -> Iterator[None]:
-        """Let the error of a sub-environment in a worker name the worker."""
-        try:
-            yield
-        except WorkerError:
-            raise
-        except Exception as error:
-            # AsyncVectorEnv drops the pipe of a worker whose environment raised, then raises its error here.
-            base = self.env.unwrapped
-            failed = [i for i, pipe in enumerate(getattr(base, "parent_pipes", [])) if pipe is None]
-            if not failed:
-                raise
-            raise self._workers.fail(failed[-1], f"raised {type(error).__name__}: {error}") from error
 
     def _close_killed(self) -> None:
         """Close after the workers were killed: nothing is asked of them any more."""
@@ -190,7 +172,7 @@ class SkillActionVectorWrapper(VectorWrapper):
         return self._planner.masks([row_of(self._observations, row) for row in range(self.num_envs)])
 
     @property
-    def spec(self) -> EnvSpec | None:
+    def spec(self) -> EnvSpec | None:  # type: ignore[override]
         """From which `gymnasium.make_vec` makes this environment again, where a factory made it."""
         return pinned(self.env.unwrapped.spec, self.policy)
 

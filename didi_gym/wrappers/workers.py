@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
+from multiprocessing.queues import Queue
 from typing import Any
 
 WORKER_TIMEOUT = 300.0
@@ -21,10 +22,13 @@ class Workers:
     Args:
         processes: one per environment; none where the environments live in this process.
         close: frees what the vector environment holds, once its processes are gone.
+        errors: where AsyncVectorEnv's workers put errors of their environments: (index, type, text, traceback).
     """
 
-    def __init__(self, processes: Sequence[BaseProcess], close: Callable[[], Any]) -> None:
-        self._processes, self._close = processes, close
+    def __init__(
+        self, processes: Sequence[BaseProcess], close: Callable[[], Any], errors: Queue[Any] | None = None
+    ) -> None:
+        self._processes, self._close, self._errors = processes, close, errors
 
     def watch(self, pipes: Sequence[Connection], timeout: float | None) -> list[Any]:
         """The main process's ends of the workers' pipes, so that waiting for a dead or hung worker is an error."""
@@ -38,6 +42,13 @@ class Workers:
         number = len(self._processes)
         self.end()
         return WorkerError(f"worker {index} (of {number}, counted from 0) {what}; all workers were ended")
+
+    def check(self, answer: Any) -> Any:
+        """A worker's answer; where it says that an environment raised, `WorkerError`."""
+        if self._errors is None or answer[1]:
+            return answer
+        index, kind, text, trace = self._errors.get()
+        raise self.fail(index, f"raised {kind.__name__}: {text}") from RuntimeError(trace)
 
     def end(self) -> None:
         """Kill all workers and free what the vector environment holds."""
@@ -71,7 +82,7 @@ class WatchedPipe:
             )
         try:
             if self._pipe in ready or self._pipe.poll():
-                return self._pipe.recv()
+                return self._workers.check(self._pipe.recv())
         except (EOFError, ConnectionError) as error:
             raise self._died() from error
         raise self._died()

@@ -274,7 +274,10 @@ class Shifted(gym.ActionWrapper):
         ),
         (lambda: SkillActionWrapper(ToyEnv(), ScriptedPolicy(), replan_every=9), r"must be in 1\.\.8.*got 9"),
         (lambda: SkillActionWrapper(ToyEnv(), ScriptedPolicy(), replan_every=0), r"must be in 1\.\.8.*got 0"),
-        (lambda: SkillActionWrapper(ToyEnv(), ScriptedPolicy(), skill_duration=0), "low-level steps, or several, got 0"),
+        (
+            lambda: SkillActionWrapper(ToyEnv(), ScriptedPolicy(), skill_duration=0),
+            "low-level steps, or several, got 0",
+        ),
         (lambda: SkillActionWrapper(ToyEnv(), None), "policy is None"),
     ],
 )

@@ -1,12 +1,7 @@
-"""Stable-Baselines3 for skills: replay buffers with the right discounts and goals, and features of a relative goal.
-
-A skill of tau low-level steps is worth r + gamma^tau V(next), and tau varies where episodes end early. SB3's SAC, TD3
-and DQN take such a discount per transition from `ReplayBufferSamples.discounts`; their own `gamma` then has no effect.
-"""
+"""Replay buffers of skills: for SAC, TD3 and DQN of stable-baselines3, TQC, CrossQ and QR-DQN of sb3-contrib."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -14,11 +9,11 @@ import torch as th
 from gymnasium import spaces
 from stable_baselines3 import HerReplayBuffer
 from stable_baselines3.common.buffers import DictReplayBuffer, ReplayBuffer
-from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
 from stable_baselines3.common.type_aliases import DictReplayBufferSamples, ReplayBufferSamples
 from stable_baselines3.common.vec_env import VecEnv, VecNormalize
 
 from didi_gym.execution import RewardRule
+from didi_gym.sb3.lengths import check_gamma, read_lengths
 
 SUCCESS_TOLERANCE = 1e-6
 """How far below the reward of a reached goal still counts as reached, against rounding."""
@@ -35,7 +30,7 @@ class SkillReplayBuffer(ReplayBuffer):
         others: see `stable_baselines3.common.buffers.ReplayBuffer`; `optimize_memory_usage` is not supported.
 
     Example:
-        >>> env = SkillActionWrapper(gym.make("HalfCheetah-v5"), "halfcheetah", discount=0.995)
+        >>> env = SkillActionWrapper(gym.make("HalfCheetah-v5"), "my-skills", discount=0.995)
         >>> kwargs = {"gamma": 0.995}
         >>> agent = SAC("MlpPolicy", env, replay_buffer_class=SkillReplayBuffer, replay_buffer_kwargs=kwargs)
     """
@@ -55,8 +50,6 @@ class SkillReplayBuffer(ReplayBuffer):
     ) -> None:
         if optimize_memory_usage:
             raise ValueError("skill replay buffers keep both observations of a skill; set optimize_memory_usage=False")
-        if not 0 < gamma <= 1:
-            raise ValueError(f"gamma is the discount per low-level step and must be in (0, 1], got {gamma}")
         super().__init__(
             buffer_size,
             observation_space,
@@ -66,12 +59,12 @@ class SkillReplayBuffer(ReplayBuffer):
             handle_timeout_termination=handle_timeout_termination,
             **kwargs,
         )
-        self.gamma = gamma
+        self.gamma = check_gamma(gamma)
         self.skill_lengths = np.ones((self.buffer_size, self.n_envs), dtype=np.int32)
         """Low-level steps of each stored skill, `(buffer_size, n_envs)`."""
 
     def add(self, obs: Any, next_obs: Any, action: Any, reward: Any, done: Any, infos: list[dict[str, Any]]) -> None:
-        self._store_lengths(infos)
+        self.skill_lengths[self.pos] = read_lengths(infos)
         super().add(obs, next_obs, action, reward, done, infos)
 
     def discounts(self, lengths: np.ndarray) -> np.ndarray:
@@ -80,14 +73,6 @@ class SkillReplayBuffer(ReplayBuffer):
 
     def sample(self, batch_size: int, env: VecNormalize | None = None) -> Any:
         return self._get_samples(np.random.randint(0, self.size(), size=batch_size), env)
-
-    def _store_lengths(self, infos: list[dict[str, Any]]) -> None:
-        if not all("skill_length" in info for info in infos):
-            raise ValueError(
-                "a skill replay buffer needs the length of every skill: expected 'skill_length' in every info, got an "
-                "info without; train on a SkillActionWrapper or didi_gym.sb3.make_vec_env"
-            )
-        self.skill_lengths[self.pos] = [info["skill_length"] for info in infos]
 
     def _get_samples(self, batch_inds: np.ndarray, env: VecNormalize | None = None) -> Any:
         at = batch_inds, np.random.randint(0, self.n_envs, size=len(batch_inds))
@@ -217,7 +202,7 @@ class SkillHerReplayBuffer(SkillDictReplayBuffer, HerReplayBuffer):
 
     def add(self, obs: Any, next_obs: Any, action: Any, reward: Any, done: Any, infos: list[dict[str, Any]]) -> None:
         self._end_abandoned_episodes(obs)
-        self._store_lengths(infos)
+        self.skill_lengths[self.pos] = read_lengths(infos)
         if self.success_reward is None:
             goal = np.asarray(obs["desired_goal"])[:1]
             self.success_reward = float(self._goal_rewards(goal[:, None], goal)[0, 0])
@@ -307,63 +292,3 @@ def _skill_settings(env: VecEnv) -> tuple[int, RewardRule]:
             "SkillHerReplayBuffer needs environments that run skills: expected a SkillActionWrapper, got environments "
             "without skill_duration; wrap them, or use HerReplayBuffer"
         ) from error
-
-
-class RelativeGoalExtractor(BaseFeaturesExtractor):
-    """Features of a goal observation that hold the goal relative to what is achieved: direction and two distances.
-
-    The difference is taken inside the network's input, so it stays right when hindsight changes the desired goal. Use
-    it for a skill agent and for its flat baseline alike. Not together with VecNormalize, which scales both goals apart.
-
-    Features: the chosen observations, delta / |delta|, tanh(|delta| / near_scale), |delta| / far_scale, with
-    delta = desired_goal - achieved_goal; with `absolute_goals` also both goals / far_scale, for tasks with walls.
-
-    Args:
-        observation_space: a Dict of `observation`, `achieved_goal` and `desired_goal`, each `(n,)`.
-        observation_indices: which numbers of `observation` to keep; all where None.
-        near_scale: distance at which precision begins to matter, in units of the goal.
-        far_scale: distance that counts as far, in units of the goal.
-        absolute_goals: whether where, not only how far, matters.
-
-    Example:
-        >>> features = {"observation_indices": range(27), "far_scale": 10.0}
-        >>> kwargs = {"features_extractor_class": RelativeGoalExtractor, "features_extractor_kwargs": features}
-        >>> agent = SAC("MultiInputPolicy", env, policy_kwargs=kwargs)
-    """
-
-    def __init__(
-        self,
-        observation_space: spaces.Dict,
-        observation_indices: Sequence[int] | None = None,
-        near_scale: float = 2.0,
-        far_scale: float = 8.0,
-        absolute_goals: bool = False,
-    ) -> None:
-        missing = {"observation", "achieved_goal", "desired_goal"} - set(getattr(observation_space, "spaces", {}))
-        if missing:
-            raise ValueError(f"RelativeGoalExtractor needs a goal observation, {sorted(missing)} missing")
-        if near_scale <= 0 or far_scale <= 0:
-            raise ValueError(f"near_scale and far_scale must be positive, got {near_scale} and {far_scale}")
-        size, goal_dim = (int(np.prod(observation_space[key].shape or ())) for key in ("observation", "achieved_goal"))
-        indices = list(range(size)) if observation_indices is None else list(observation_indices)
-        if any(not 0 <= index < size for index in indices):
-            raise ValueError(f"observation_indices must lie in 0..{size - 1}, got {indices}")
-        super().__init__(observation_space, features_dim=len(indices) + goal_dim * (3 if absolute_goals else 1) + 2)
-        self.near_scale, self.far_scale, self.absolute_goals = near_scale, far_scale, absolute_goals
-        self.register_buffer("indices", th.tensor(indices, dtype=th.long), persistent=False)
-        self.indices: th.Tensor
-
-    def forward(self, observations: dict[str, th.Tensor]) -> th.Tensor:
-        """`(batch, features_dim)`."""
-        achieved, desired = observations["achieved_goal"], observations["desired_goal"]
-        delta = desired - achieved
-        distance = delta.norm(dim=-1, keepdim=True)
-        features = [
-            observations["observation"][..., self.indices],
-            delta / distance.clamp_min(1e-6),
-            th.tanh(distance / self.near_scale),
-            distance / self.far_scale,
-        ]
-        if self.absolute_goals:
-            features += [achieved / self.far_scale, desired / self.far_scale]
-        return th.cat(features, dim=-1)

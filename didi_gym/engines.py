@@ -1,0 +1,321 @@
+"""Engines: the ways in which a policy's plans are computed. All give the same actions, to the precision they name.
+
+| engine | for | precision |
+|---|---|---|
+| `NumpyEngine` | a CPU, above all few rows | float32 |
+| `TorchEngine` | any device | float32, or bfloat16 in the network |
+| `CpuEngine` | a CPU: numpy, and torch for more rows than numpy was measured with | float32 |
+| `CudaGraphEngine` | a GPU | as `TorchEngine` |
+| `RowEngine` | plans that must not depend on what else is in the batch | float32, row by row |
+
+`SkillPolicy.engine` makes them, and `SkillPolicy.plan_actions` uses the one that measures fastest
+(`benchmarks/plan_latency.py`).
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal, Protocol, get_args
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from didi_gym.config import Layout
+from didi_gym.networks import NumpyResidualMLP
+
+if TYPE_CHECKING:
+    from didi_gym.policy import SkillPolicy
+
+EngineName = Literal["auto", "numpy", "torch", "cuda-graph"]
+
+_NUMPY_BATCH = 4096  # numpy is faster up to here, the largest batch of benchmarks/plan_latency.py on a CPU
+_ROWS = 3  # up to this many rows one vector at a time beats a matrix
+_WARM_UPS = 3  # runs before a capture, as PyTorch's documentation of CUDA graphs has it
+_RECORDINGS = 16  # graphs an engine keeps; each holds its intermediate results
+
+
+class Engine(Protocol):
+    """Computes plans. It is a snapshot: after a change of the policy's weights, ask `SkillPolicy.engine` again."""
+
+    def __call__(self, inputs: np.ndarray, skills: np.ndarray, steps: int) -> np.ndarray:
+        """Plan; `SkillPolicy.plan_actions` checks the arguments, an engine does not.
+
+        Args:
+            inputs: What the policy reads, float32 `(n, len(policy_inputs))`, environment units.
+            skills: float32 `(n, skill_dim)`.
+            steps: Actions per plan, at most the horizon.
+
+        Returns:
+            float32 `(n, steps, action_dim)`, environment units inside the bounds; an array of the caller's own.
+        """
+
+
+def make_engine(
+    policy: SkillPolicy, name: EngineName, dtype: str | torch.dtype | None, batch_invariant: bool
+) -> Engine:
+    """What `SkillPolicy.engine` returns; see there."""
+    if name not in get_args(EngineName):
+        raise ValueError(f"engine: expected one of {', '.join(map(repr, get_args(EngineName)))}, got {name!r}")
+    low_precision = _low_precision(dtype)
+    if batch_invariant:
+        if name not in ("auto", "numpy") or low_precision is not None:
+            raise ValueError(
+                f"batch_invariant=True plans row by row in numpy and float32, got engine {name!r} and dtype {dtype}; "
+                f"leave both out"
+            )
+        return RowEngine(policy)
+    if name == "auto":
+        if policy.device.type == "cpu" and low_precision is None:
+            return CpuEngine(policy)
+        name = "cuda-graph" if policy.device.type == "cuda" else "torch"
+    if name == "numpy":
+        if low_precision is not None:
+            raise ValueError(f"the numpy engine computes in float32, got dtype {dtype}; use the 'torch' engine for it")
+        return NumpyEngine(policy)
+    return TorchEngine(policy, low_precision) if name == "torch" else CudaGraphEngine(policy, low_precision)
+
+
+class NumpyEngine:
+    """Plans in float32 numpy with folded weights; one row has a path of its own. Threads may share it."""
+
+    def __init__(self, policy: SkillPolicy) -> None:
+        config = policy.config
+        inputs, self._skill_dim = list(config.layout.policy_inputs), config.skill_space.skill_dim
+        skills = np.zeros(self._skill_dim, np.float32)
+        self._frame = HeadingFrame.of(policy)
+        # The centre is subtracted, not folded into a bias: far from zero that difference would lose digits.
+        self._center = np.concatenate([policy.normalizer.center.cpu().numpy()[inputs], skills])
+        scale = np.concatenate([policy.normalizer.scale.cpu().numpy()[inputs], skills + 1])
+        self._net = NumpyResidualMLP(policy.net.state_dict(), config.depth, scale)
+        self._low, self._high, self._action_dim = policy.action_low, policy.action_high, config.action_dim
+        self._discrete = config.discrete_actions
+        self._bounds: dict[int, tuple[np.ndarray, ...]] = {}
+
+    def __call__(self, inputs: np.ndarray, skills: np.ndarray, steps: int) -> np.ndarray:
+        if len(inputs) == 1:
+            return self._row(inputs[0], skills[0], steps)[None]
+        if len(inputs) <= _ROWS:
+            return self.rows(inputs, skills, steps)
+        joined = np.concatenate((inputs, skills), axis=1)
+        if self._frame is not None:
+            self._frame.enter(joined.T, _NUMPY)
+        return self._actions(joined, steps).reshape(len(inputs), steps, self._action_dim)
+
+    def rows(self, inputs: np.ndarray, skills: np.ndarray, steps: int) -> np.ndarray:
+        """As calling the engine, with each row computed alone."""
+        plans = np.empty((len(inputs), steps, self._action_dim), np.float32)
+        for i in range(len(plans)):
+            plans[i] = self._row(inputs[i], skills[i], steps)
+        return plans
+
+    def _row(self, inputs: np.ndarray, skill: np.ndarray, steps: int) -> np.ndarray:
+        if self._frame is None:
+            joined = np.concatenate((inputs, skill))
+        else:
+            numbers = inputs.tolist() + skill.tolist()
+            self._frame.enter(numbers, _MATH)  # on a few numbers, Python's floats are ten times as fast as arrays
+            joined = np.array(numbers, np.float32)
+        return self._actions(joined, steps).reshape(steps, self._action_dim)
+
+    def _actions(self, joined: np.ndarray, steps: int) -> np.ndarray:
+        joined -= self._center
+        outputs = steps * self._action_dim
+        actions = self._net(joined, joined[..., -self._skill_dim :], outputs)
+        if self._discrete:
+            choice = actions.reshape(*actions.shape[:-1], steps, self._action_dim).argmax(-1)
+            return np.where(np.arange(self._action_dim) == choice[..., None], self._high, self._low)
+        low, high, middle, half = self._bounds.get(steps) or self._tile_bounds(steps)
+        np.tanh(actions, out=actions)
+        actions *= half
+        actions += middle
+        np.minimum(actions, high, out=actions)  # rounding must not leave the bounds
+        return np.maximum(actions, low, out=actions)
+
+    def _tile_bounds(self, steps: int) -> tuple[np.ndarray, ...]:
+        low, high = self._low.astype(np.float64), self._high.astype(np.float64)
+        kinds = (low, high, (low + high) / 2, (high - low) / 2)
+        self._bounds[steps] = tuple(np.tile(kind, steps).astype(np.float32) for kind in kinds)
+        return self._bounds[steps]
+
+
+class TorchEngine:
+    """Plans in eager torch on the policy's device, with `dtype` for the network's arithmetic."""
+
+    def __init__(self, policy: SkillPolicy, dtype: torch.dtype | None = None) -> None:
+        self._policy = _rounded(policy, dtype)
+
+    def __call__(self, inputs: np.ndarray, skills: np.ndarray, steps: int) -> np.ndarray:
+        with torch.inference_mode():
+            joined = torch.from_numpy(np.concatenate((inputs, skills), axis=1)).to(self._policy.device)
+            return self._policy.emit(joined, steps).cpu().numpy()
+
+
+class CpuEngine:
+    """Numpy up to the batch size to which it was measured to be faster, then torch."""
+
+    def __init__(self, policy: SkillPolicy) -> None:
+        self._numpy, self._torch = NumpyEngine(policy), TorchEngine(policy)
+
+    def __call__(self, inputs: np.ndarray, skills: np.ndarray, steps: int) -> np.ndarray:
+        return (self._numpy if len(inputs) <= _NUMPY_BATCH else self._torch)(inputs, skills, steps)
+
+
+class RowEngine:
+    """Plans each row alone: a plan for n environments is, bit for bit, n plans for one, on whatever device."""
+
+    def __init__(self, policy: SkillPolicy) -> None:
+        self._numpy = NumpyEngine(policy)
+
+    def __call__(self, inputs: np.ndarray, skills: np.ndarray, steps: int) -> np.ndarray:
+        return self._numpy.rows(inputs, skills, steps)
+
+
+@dataclass(frozen=True)
+class Recording:
+    """A plan of fixed size that can be made again: write `staged`, call `replay`, read `actions`."""
+
+    staged: np.ndarray
+    """`(size, len(policy_inputs) + skill_dim)`."""
+    actions: np.ndarray
+    """`(size, steps, action_dim)`."""
+    replay: Callable[[], None]
+    """Returns when `actions` is written."""
+
+
+class CudaGraphEngine:
+    """Plans on a GPU with one graph launch between two copies, and one wait, per plan; for one thread.
+
+    A graph has a fixed batch size, so batches are padded to the next power of two, and each size and number of steps
+    is recorded when it is first asked for. Source: https://docs.pytorch.org/docs/stable/notes/cuda.html#cuda-graphs
+    """
+
+    _device_type = "cuda"
+
+    def __init__(self, policy: SkillPolicy, dtype: torch.dtype | None = None) -> None:
+        if policy.device.type != self._device_type:
+            raise ValueError(
+                f"the 'cuda-graph' engine needs the policy on a CUDA device, got {policy.device}; "
+                f"move it with policy.to('cuda'), or use the 'auto' engine"
+            )
+        self._policy = _rounded(policy, dtype)
+        self._recordings: dict[tuple[int, int], Recording] = {}
+
+    def __call__(self, inputs: np.ndarray, skills: np.ndarray, steps: int) -> np.ndarray:
+        n, read = inputs.shape
+        key = (1 << max(n - 1, 0).bit_length(), steps)
+        if key not in self._recordings:
+            if len(self._recordings) == _RECORDINGS:
+                del self._recordings[next(iter(self._recordings))]
+            self._recordings[key] = self._record(*key)
+        recording = self._recordings[key]
+        recording.staged[:n, :read], recording.staged[:n, read:] = inputs, skills
+        recording.replay()
+        return recording.actions[:n].copy()
+
+    def _record(self, size: int, steps: int) -> Recording:
+        policy, config = self._policy, self._policy.config
+        width = len(config.layout.policy_inputs) + config.skill_space.skill_dim
+        staged = torch.zeros(size, width, pin_memory=True)  # only pinned memory is copied while the host goes on
+        actions = torch.zeros(size, steps, config.action_dim, pin_memory=True)
+        with torch.cuda.device(policy.device), torch.no_grad():
+            joined, side = staged.to(policy.device), torch.cuda.Stream()
+            side.wait_stream(torch.cuda.current_stream())
+            with torch.cuda.stream(side):
+                for _ in range(_WARM_UPS):
+                    policy.emit(joined, steps)
+            torch.cuda.current_stream().wait_stream(side)
+            graph = torch.cuda.CUDAGraph()
+            with torch.cuda.graph(graph):
+                planned = policy.emit(joined, steps).contiguous()
+
+        def replay() -> None:
+            with torch.cuda.device(policy.device):
+                joined.copy_(staged, non_blocking=True)
+                graph.replay()
+                actions.copy_(planned, non_blocking=True)
+                torch.cuda.current_stream().synchronize()
+
+        return Recording(staged.numpy(), actions.numpy(), replay)
+
+
+class HeadingFrame:
+    """Turns what a policy reads, and its skill, to yaw zero: `frames.localize` and `turn_skill` for single states.
+
+    It works on numbers and on columns alike, so that one row costs no array operations, and a GPU no wait.
+    """
+
+    def __init__(self, layout: Layout, turns_skill: bool) -> None:
+        assert layout.heading is not None
+        place = {index: position for position, index in enumerate(layout.policy_inputs)}
+        self._quaternion = [place[i] for i in layout.heading.quaternion]
+        self._pairs = [(place[i], place[j]) for i, j in layout.heading.vectors if i in place]
+        if turns_skill:
+            self._pairs.append((len(place), len(place) + 1))
+
+    @classmethod
+    def of(cls, policy: SkillPolicy) -> HeadingFrame | None:
+        """The frame in which `policy` plans, or None where its layout has no heading."""
+        layout = policy.config.layout
+        return None if layout.heading is None else cls(layout, not policy.skill_space.is_discrete)
+
+    def enter(self, columns: Any, functions: tuple[Callable, Callable, Callable]) -> Any:
+        """Turn in place.
+
+        Args:
+            columns: The policy's inputs, then the skill: numbers in a list, or columns `(inputs + skill_dim, n)`.
+            functions: The arctan2, cos and sin for them.
+
+        Returns:
+            The yaw taken out, in radians.
+        """
+        arctan2, cos, sin = functions
+        iw, ix, iy, iz = self._quaternion
+        w, x, y, z = columns[iw], columns[ix], columns[iy], columns[iz]
+        yaw = arctan2(2 * (w * z + x * y), 1 - 2 * (y * y + z * z))
+        c, s = cos(yaw), sin(yaw)
+        for i, j in self._pairs:
+            a, b = columns[i], columns[j]
+            columns[i], columns[j] = c * a + s * b, c * b - s * a
+        c, s = cos(yaw / 2), sin(yaw / 2)  # Hamilton product of (cos, 0, 0, -sin) of half the yaw and the quaternion
+        w, x, y, z = c * w + s * z, c * x + s * y, c * y - s * x, c * z - s * w
+        sign = 1.0 - 2.0 * (w < 0)
+        columns[iw], columns[ix], columns[iy], columns[iz] = sign * w, sign * x, sign * y, sign * z
+        return yaw
+
+
+_MATH = math.atan2, math.cos, math.sin
+_NUMPY = np.arctan2, np.cos, np.sin
+TORCH = torch.arctan2, torch.cos, torch.sin
+
+
+class _Rounded(nn.Module):
+    """A network that computes in `dtype` between float32 inputs and outputs."""
+
+    def __init__(self, net: nn.Module, dtype: torch.dtype) -> None:
+        super().__init__()
+        self.net, self.dtype = net.to(dtype), dtype
+
+    def forward(self, x: Tensor, condition: Tensor) -> Tensor:
+        return self.net(x.to(self.dtype), condition.to(self.dtype)).float()
+
+
+def _rounded(policy: SkillPolicy, dtype: torch.dtype | None) -> SkillPolicy:
+    """The policy itself, or a copy whose network computes in `dtype`."""
+    if dtype is None:
+        return policy
+    policy = copy.deepcopy(policy)
+    policy.net = _Rounded(policy.net, dtype)  # type: ignore[assignment]
+    return policy
+
+
+def _low_precision(dtype: str | torch.dtype | None) -> torch.dtype | None:
+    """The dtype where it is not float32, which every network already has."""
+    known = {"float32": None, "bfloat16": torch.bfloat16}
+    name = "float32" if dtype is None else str(dtype).removeprefix("torch.")
+    if name not in known:
+        raise ValueError(f"dtype: expected one of {', '.join(map(repr, known))}, got {dtype!r}")
+    return known[name]

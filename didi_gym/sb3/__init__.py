@@ -1,0 +1,74 @@
+"""Stable-Baselines3 for skills: replay and rollout buffers with the right discounts, hindsight goals, saved agents.
+
+A skill of tau low-level steps is worth r + gamma^tau V(next), and tau varies where episodes end early. So gamma here is
+always the discount per *low-level* step. Give the wrapper the same `discount`, so that r is the discounted sum of the
+skill's rewards, and an agent over skills optimises the return of the low-level task.
+
+| agent | with | gamma: the low-level discount |
+|---|---|---|
+| SAC, TD3, DQN; TQC, CrossQ, QRDQN | `SkillReplayBuffer`, `SkillDictReplayBuffer` | the buffer's, not the agent's |
+| the same, on goals (not CrossQ) | `SkillHerReplayBuffer` | the buffer's, not the agent's |
+| PPO, A2C | `SkillPPO`, `SkillA2C` | the agent's |
+| MaskablePPO, where not all skills are allowed | `SkillMaskablePPO` (needs sb3-contrib) | the agent's |
+| SB3's own PPO, A2C, MaskablePPO | nothing | give them `gamma ** skill_duration`: exact but for skills cut short |
+
+SAC and its kin take `gamma` in `replay_buffer_kwargs`; their own has no effect. Whatever SB3 counts, it counts in
+skills: `total_timesteps`, `num_timesteps`, `n_steps`, `learning_starts`. The wrapper's `low_level_steps` counts the
+simulator's steps.
+
+`VecNormalize` belongs around the skill environments, never inside: the skill policy must see the environment's own
+numbers. Its `gamma` only serves to scale rewards, and is per skill:
+
+    >>> env = DummyVecEnv([lambda: SkillActionWrapper(gym.make("HalfCheetah-v5"), "my-skills", discount=0.99)])
+    >>> env = VecNormalize(env, gamma=0.99 ** env.get_attr("skill_duration")[0])
+    >>> kwargs = {"gamma": 0.99}
+    >>> agent = SAC("MlpPolicy", env, replay_buffer_class=SkillReplayBuffer, replay_buffer_kwargs=kwargs)
+
+An agent is of use only with the skills that it was trained on. `save_agent` names them beside SB3's zip, and
+`load_agent` refuses others:
+
+    >>> save_agent(agent.learn(10_000), "runs/cheetah.zip")
+    >>> agent.get_vec_normalize_env().save("runs/normalize.pkl")  # where there is one
+    >>> agent = load_agent(SAC, "runs/cheetah.zip", env)
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from didi_gym.sb3.agents import SkillPolicyMismatch, load_agent, policy_sha256, save_agent
+from didi_gym.sb3.envs import make_vec_env
+from didi_gym.sb3.features import RelativeGoalExtractor
+from didi_gym.sb3.replay import SUCCESS_TOLERANCE, SkillDictReplayBuffer, SkillHerReplayBuffer, SkillReplayBuffer
+from didi_gym.sb3.rollouts import SkillA2C, SkillDictRolloutBuffer, SkillPPO, SkillRolloutBuffer
+
+if TYPE_CHECKING:
+    from didi_gym.sb3.maskable import SkillMaskableDictRolloutBuffer, SkillMaskablePPO, SkillMaskableRolloutBuffer
+
+_NEEDS_CONTRIB = frozenset({"SkillMaskableDictRolloutBuffer", "SkillMaskablePPO", "SkillMaskableRolloutBuffer"})
+
+__all__ = [
+    "SUCCESS_TOLERANCE",
+    "RelativeGoalExtractor",
+    "SkillA2C",
+    "SkillDictReplayBuffer",
+    "SkillDictRolloutBuffer",
+    "SkillHerReplayBuffer",
+    "SkillPPO",
+    "SkillPolicyMismatch",
+    "SkillReplayBuffer",
+    "SkillRolloutBuffer",
+    "load_agent",
+    "make_vec_env",
+    "policy_sha256",
+    "save_agent",
+]
+
+
+def __getattr__(name: str) -> Any:
+    """Import what needs sb3-contrib when first used: the package works without it."""
+    if name not in _NEEDS_CONTRIB:
+        raise AttributeError(f"module 'didi_gym.sb3' has no attribute {name!r}")
+    from didi_gym.sb3 import maskable
+
+    return getattr(maskable, name)

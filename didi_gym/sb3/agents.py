@@ -1,0 +1,237 @@
+"""Saved agents that say which skills they were trained on.
+
+An agent's network chooses numbers; which movements these mean is up to the skill policy. SB3's zip does not name it,
+and another policy with a skill space of the same shape would fit, silently. So a file beside the zip names it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import gymnasium as gym
+from gymnasium.envs.registration import EnvSpec
+from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.vec_env import VecEnv, VecEnvWrapper, VecMonitor
+
+from didi_gym.tensors import write_atomically
+from didi_gym.version import __version__
+from didi_gym.wrappers.sb3 import SkillActionVecEnvWrapper
+
+if TYPE_CHECKING:
+    from didi_gym.policy import SkillPolicy
+
+Agent = TypeVar("Agent", bound=BaseAlgorithm)
+
+FORMAT_VERSION = 1
+RECORDED = frozenset({"algorithm", "policy", "skill_durations", "action_space", "env_spec"})
+MONITOR = "stable_baselines3.common.monitor:Monitor"
+
+
+class SkillPolicyMismatch(ValueError):
+    """An agent was to act through other skills than those it was trained on."""
+
+
+def policy_sha256(policy: SkillPolicy) -> str:
+    """The hash of what a skill policy does: configuration and weights, not where it is stored or on which device.
+
+    Returns:
+        64 hexadecimal digits: SHA-256 of the configuration as canonical JSON, without versions and defaults, then of
+        name, shape, type and little-endian bytes of every tensor, in the order of their names.
+    """
+    config = {key: value for key, value in _chosen(policy.config).items() if not key.endswith("_version")}
+    digest = hashlib.sha256(_canonical(config))
+    for name, tensor in sorted(policy.state_dict().items()):
+        array = tensor.detach().cpu().numpy()
+        digest.update(_canonical([name, list(array.shape), str(array.dtype)]))
+        digest.update(array.astype(array.dtype.newbyteorder("<")).tobytes())
+    return digest.hexdigest()
+
+
+def _chosen(value: Any) -> Any:
+    """A dataclass as JSON types, without what has its default: a setting added by a later version changes no hash."""
+    if dataclasses.is_dataclass(value):
+        chosen = {}
+        for field in dataclasses.fields(value):
+            make = field.default_factory
+            default = field.default if make is dataclasses.MISSING else make()
+            if (setting := getattr(value, field.name)) != default:
+                chosen[field.name] = _chosen(setting)
+        return chosen
+    return [_chosen(item) for item in value] if isinstance(value, (list, tuple)) else value
+
+
+def _canonical(value: Any) -> bytes:
+    return json.dumps(value, sort_keys=True, separators=(",", ":")).encode() + b"\n"
+
+
+def save_agent(agent: BaseAlgorithm, path: str | Path) -> Path:
+    """Save an agent with the name and the hash of its skill policy.
+
+    Writes SB3's zip, and beside it `<path without .zip>.skills.json`: the policy's name, revision and SHA-256,
+    `skill_durations`, `replan_every`, reward and discount, and the environment's spec where that can be written down.
+    The replay buffer and the statistics of a `VecNormalize` are files of their own, as ever in SB3: save the latter
+    with `agent.get_vec_normalize_env().save("normalize.pkl")`, or the agent will see other numbers than in training.
+
+    Args:
+        agent: an agent with its environment, which runs skills.
+        path: as for `agent.save`; `.zip` is added where there is no suffix. Its folder is made if absent.
+
+    Returns:
+        The path of the file beside the zip.
+
+    Raises:
+        ValueError: the agent has no environment, or one that runs no skills.
+    """
+    env = agent.get_env()
+    if env is None:
+        raise ValueError("the agent has no environment, which knows its skill policy; call agent.set_env(env) first")
+    record = {
+        "format_version": FORMAT_VERSION,
+        "didi_gym_version": __version__,
+        "algorithm": type(agent).__name__,
+        **_describe_skills(env),
+        "env_spec": _describe_env(env),
+    }
+    sidecar = sidecar_path(path)
+    sidecar.parent.mkdir(parents=True, exist_ok=True)
+    agent.save(path)
+    write_atomically(sidecar, (json.dumps(record, indent=2) + "\n").encode())
+    return sidecar
+
+
+def load_agent(algorithm: type[Agent], path: str | Path, env: gym.Env | VecEnv | None = None, **kwargs: Any) -> Agent:
+    """Load an agent saved by `save_agent`, after checking that the environment runs the skills it was trained on.
+
+    An SB3 zip holds pickles, and an environment's spec names code to run: load only agents you trust.
+
+    Args:
+        algorithm: the agent's class, as in `SAC.load`.
+        path: as given to `save_agent`.
+        env: an environment or VecEnv that runs skills. Where None, one environment is made from the recorded spec.
+            None is recorded around a live policy without a name, of a reward or `obs_fn` given as a function, of a
+            wrapper that Gymnasium cannot describe, and with vector wrappers such as VecNormalize. The new environment's
+            Monitor is outside and counts skills.
+        **kwargs: see `BaseAlgorithm.load` (`device`, `custom_objects`, ...).
+
+    Raises:
+        SkillPolicyMismatch: another policy, skill duration or action space; the message names both.
+        FileNotFoundError: no `.skills.json` beside the zip.
+        ValueError: a damaged or newer one, another algorithm, an environment without skills, or no environment at all.
+    """
+    record = _read(sidecar_path(path))
+    if record["algorithm"] != algorithm.__name__:
+        raise ValueError(
+            f"{path} holds a {record['algorithm']} agent, got the class {algorithm.__name__}; call "
+            f"load_agent({record['algorithm']}, ...)"
+        )
+    made = None
+    if env is None:
+        env = made = _make_env(record, path)
+    try:
+        _check_same_skills(record, _describe_skills(env), path)
+        return algorithm.load(path, env=env, **kwargs)
+    except Exception:
+        if made is not None:
+            made.close()
+        raise
+
+
+def sidecar_path(path: str | Path) -> Path:
+    """The file that names an agent's skills: `agent.zip` and `agent` have `agent.skills.json`."""
+    return Path(f"{str(path).removesuffix('.zip')}.skills.json")
+
+
+def _describe_skills(env: gym.Env | VecEnv) -> dict[str, Any]:
+    """What makes an environment's skills what they are; all of it JSON."""
+    try:
+        policy, durations, replan_every, rule = (
+            _attribute(env, name) for name in ("policy", "skill_durations", "replan_every", "reward_rule")
+        )
+        sha256 = policy_sha256(policy)
+    except AttributeError as error:
+        raise ValueError(
+            f"expected an environment that runs skills of a SkillPolicy, got one without ({error}); wrap it in a "
+            "SkillActionWrapper, or use agent.save and load, which check nothing"
+        ) from error
+    name = policy.name_or_path
+    return {
+        "policy": {"name_or_path": None if name is None else str(name), "revision": policy.revision, "sha256": sha256},
+        "skill_durations": list(durations),
+        "replan_every": replan_every,
+        "reward": None if callable(rule.reward) else rule.reward,
+        "discount": rule.discount,
+        "action_space": str(env.action_space),
+    }
+
+
+def _attribute(env: gym.Env | VecEnv, name: str) -> Any:
+    return env.get_attr(name, indices=[0])[0] if isinstance(env, VecEnv) else env.get_wrapper_attr(name)
+
+
+def _describe_env(env: VecEnv) -> dict[str, Any] | None:
+    """The spec of one environment, without the Monitor that SB3 puts around it; None where it has none."""
+    while isinstance(env, VecMonitor):  # it only reports
+        env = env.venv
+    changes_more = isinstance(env, VecEnvWrapper) and not isinstance(env, SkillActionVecEnvWrapper)
+    spec = _attribute(env, "spec")
+    if changes_more or spec is None or _attribute(env, "policy").name_or_path is None:
+        return None
+    wrappers = tuple(wrapper for wrapper in spec.additional_wrappers if wrapper.entry_point != MONITOR)
+    if any(wrapper.kwargs is None for wrapper in wrappers):  # gymnasium cannot make them again
+        return None
+    try:
+        return json.loads(dataclasses.replace(spec, additional_wrappers=wrappers).to_json())
+    except (TypeError, ValueError):  # functions among the settings
+        return None
+
+
+def _make_env(record: dict[str, Any], path: str | Path) -> gym.Env:
+    if record["env_spec"] is None:
+        raise ValueError(f"{sidecar_path(path)} does not say how to make the agent's environment; pass env=")
+    return gym.make(EnvSpec.from_json(json.dumps(record["env_spec"])))
+
+
+def _read(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"{path} is missing: expected the file that save_agent writes beside the zip, which names the agent's "
+            "skills. If you know that the environment's are the same, load the zip with algorithm.load(path, env=env) "
+            "and save it again with save_agent"
+        )
+    try:
+        record = json.loads(path.read_text())
+        version = int(record["format_version"])
+        if version <= FORMAT_VERSION and (missing := RECORDED - record.keys()):
+            raise ValueError(f"it lacks {', '.join(sorted(missing))}")
+    except (ValueError, TypeError, KeyError) as error:
+        raise ValueError(f"{path} is damaged or not a file of save_agent ({error}); save the agent again") from error
+    if version > FORMAT_VERSION:
+        raise ValueError(
+            f"{path}: format_version {version} is newer than this didi_gym reads ({FORMAT_VERSION}); upgrade with: "
+            "pip install -U didi-gym"
+        )
+    return record
+
+
+def _check_same_skills(record: dict[str, Any], ours: dict[str, Any], path: str | Path) -> None:
+    differences = []
+    if record["policy"]["sha256"] != ours["policy"]["sha256"]:
+        differences.append(f"the policy {_name(record['policy'])}, got {_name(ours['policy'])}")
+    for key in ("skill_durations", "action_space"):
+        if record[key] != ours[key]:
+            differences.append(f"{key} {record[key]}, got {ours[key]}")
+    if differences:
+        raise SkillPolicyMismatch(
+            f"the agent in {path} was trained on other skills than those of the environment: expected "
+            f"{'; '.join(differences)}. Wrap the environment with what the agent was trained on"
+        )
+
+
+def _name(policy: dict[str, Any]) -> str:
+    name = policy["name_or_path"] or "without a name"
+    revision = f"@{policy['revision']}" if policy["revision"] else ""
+    return f"{name}{revision} (sha256 {policy['sha256']})"
