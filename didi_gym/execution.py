@@ -68,12 +68,20 @@ class RewardRule:
             `(n,)` float64. Summed in order, so a skill's reward does not depend on its company or on padding.
         """
         if callable(self.reward):
-            rows = zip(rewards, lengths, strict=True)
-            return np.array([float(self.reward(row[:length])) for row, length in rows])
+            return np.array([self.total(row[:length]) for row, length in zip(rewards, lengths, strict=True)])
         ends = (np.arange(len(rewards)), lengths - 1)
         if self.reward == "last":
             return rewards[ends]
         return (rewards * _powers(self.discount, rewards.shape[1])).cumsum(axis=1)[ends]
+
+
+    def total(self, rewards: np.ndarray) -> float:
+        """Reward of one skill from its low-level rewards `(length,)`; the same, to the last bit, as in `totals`."""
+        if callable(self.reward):
+            return float(self.reward(rewards))
+        if self.reward == "last":
+            return float(rewards[-1])
+        return float((rewards * _powers(self.discount, len(rewards))).cumsum()[-1])
 
 
 @lru_cache(maxsize=64)
@@ -165,7 +173,7 @@ class SkillExecutor(gym.Wrapper, gym.utils.RecordConstructorArgs):
         vectors = action_vectors(env.action_space)
         low, high = (np.broadcast_to(bound, (replan_every, *vectors.shape)) for bound in (vectors.low, vectors.high))
         parts: dict[str, spaces.Space] = {
-            "actions": spaces.Box(low, high, dtype=vectors.dtype),  # type: ignore[arg-type]
+            "actions": spaces.Box(low, high, dtype=vectors.dtype),
             "n": spaces.Discrete(replan_every + 1),
             "duration": spaces.Discrete(skill_duration + 1),
             "last": spaces.Discrete(2),
@@ -212,18 +220,23 @@ class SkillExecutor(gym.Wrapper, gym.utils.RecordConstructorArgs):
         """
         if actions.shape[1:] != self._action_shape:
             raise ValueError(f"low-level actions must have shape (n, *{self._action_shape}), got {actions.shape}")
-        for action in to_actions(actions[: self._duration - len(self._rewards)], self._low_level_space):
-            if self.over:
-                break
-            self.observation, reward, terminated, truncated, self._last_info = self.env.step(action)
-            self._terminated, self._truncated = bool(terminated), bool(truncated)
-            self._rewards.append(float(reward))
+        if self.over:
+            return True
+        rewards, goals, step = self._rewards, self._goals, self.env.step
+        for action in to_actions(actions[: self._duration - len(rewards)], self._low_level_space):
+            self.observation, reward, terminated, truncated, self._last_info = step(action)
+            if goals is not None:
+                goals[len(rewards)] = self.observation["achieved_goal"]
+            rewards.append(float(reward))
             self.low_level_steps += 1
-            if self._goal_space is not None:
-                self._goals.append(np.array(self.observation["achieved_goal"]))
-            if self._terminate_fn is not None and not self.ended:
+            if terminated or truncated:
+                self._terminated, self._truncated = bool(terminated), bool(truncated)
+                break
+            if self._terminate_fn is not None:
                 assert self._skill is not None  # whoever begins a skill gives it
-                self._stopped = bool(self._terminate_fn(self.observation, self._skill, len(self._rewards)))
+                self._stopped = bool(self._terminate_fn(self.observation, self._skill, len(rewards)))
+                if self._stopped:
+                    break
         return self.over
 
     def finish(self) -> tuple[Any, float, bool, bool, dict[str, Any]]:
@@ -245,18 +258,19 @@ class SkillExecutor(gym.Wrapper, gym.utils.RecordConstructorArgs):
         if length:
             if clash := SKILL_KEYS & self._last_info.keys():
                 raise ValueError(f"the environment's info already has {sorted(clash)}; rename these keys in a wrapper")
-            rewards = np.array(self._rewards)
-            reward = float(self.reward_rule.totals(rewards[None], np.array([length]))[0])
+            rewards = np.zeros(self.skill_duration)
+            rewards[:length] = self._rewards
+            reward = self.reward_rule.total(rewards[:length])
             info = {
                 **self._last_info,
                 "skill_length": length,
                 "skill_return": sum(self._rewards),
                 "skill_interrupted": length < self._duration and not (self._until_done and self.ended),
             }
-            if self._goal_space is not None:
-                missing = self.skill_duration - length
-                info["skill_achieved_goals"] = np.stack(self._goals + [self._goals[-1]] * missing)
-                info["skill_rewards"] = np.concatenate([rewards, np.zeros(missing)])
+            if self._goals is not None:
+                self._goals[length:] = self._goals[length - 1]
+                info["skill_achieved_goals"] = self._goals
+                info["skill_rewards"] = rewards
         self._needs_reset = self._needs_reset or self.ended
         self._forget_skill()
         return self.observation, reward, self._terminated, self._truncated, info
@@ -321,7 +335,8 @@ class SkillExecutor(gym.Wrapper, gym.utils.RecordConstructorArgs):
         self._duration, self._stopped = 0, False
         self._skill = None
         self._rewards: list[float] = []
-        self._goals: list[np.ndarray] = []
+        goal = self._goal_space
+        self._goals = None if goal is None else np.empty((self.skill_duration, *goal.shape), goal.dtype)
         self._last_info = {}
 
 

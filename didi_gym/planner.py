@@ -95,14 +95,14 @@ class SkillPlanner:
         if self._skills.is_discrete:
             index = np.asarray(actions)
             if choices == 1:
-                return self._skills.to_skill(index), np.broadcast_to(self.durations[0], index.shape)
+                return self._skills.to_skill(index), np.full(index.shape, self.durations[0])
             size = self._skills.size * choices
             if not np.issubdtype(index.dtype, np.integer) or np.any((index < 0) | (index >= size)):
                 raise ValueError(f"an action must be an integer in 0..{size - 1}, got {actions!r}")
             return self._skills.to_skill(index // choices), self.durations[index % choices]
         numbers = np.asarray(actions, dtype=np.float32)
         if choices == 1:
-            return self._skills.to_skill(numbers), np.broadcast_to(self.durations[0], numbers.shape[:-1])
+            return self._skills.to_skill(numbers), np.full(numbers.shape[:-1], self.durations[0])
         size = self._skills.size + 1
         if numbers.ndim == 0 or numbers.shape[-1] != size:
             raise ValueError(f"an action must have shape (..., {size}), a skill and its duration; got {numbers.shape}")

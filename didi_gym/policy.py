@@ -220,7 +220,7 @@ class SkillPolicy(nn.Module):
 
         Args:
             name: "numpy", "torch" or "cuda-graph"; "auto" is the one that `plan_actions` uses: numpy on a CPU
-                (torch for more than thousands of rows), a CUDA graph on a GPU.
+                (torch for many thousands of rows), a CUDA graph on a GPU.
             dtype: Arithmetic of the network, "float32" (default) or "bfloat16" (torch and CUDA graphs only).
             batch_invariant: Plan each row alone, in numpy: slower for many rows, but a row's plan is then the same
                 bit for bit whatever else is in the batch, and on whatever device the policy is.

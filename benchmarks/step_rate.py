@@ -1,0 +1,201 @@
+"""Low-level steps per second of skill-action environments, over those of the raw environment.
+
+    python benchmarks/step_rate.py                      # the bars: single, sync, async at k = m = 16, N = 8
+    python benchmarks/step_rate.py --sweep              # and how the ratio goes with N, k, m and the horizon
+    python benchmarks/step_rate.py --csv benchmarks/results/step_rate.csv
+
+Raw and wrapped environments run in turns, some thousand steps each, so that both see the same machine; the ratio is the
+median over the turns. The raw environment gets the same policy's actions, planned while its clock stands still: both
+run the same kind of motion. Episodes do not end (no time limit, no unhealthy states), so resets cost neither anything.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import resource
+import statistics
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import torch
+from gymnasium.vector import AsyncVectorEnv, SyncVectorEnv
+from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv
+
+import didi_gym
+from didi_gym import Layout, SkillPolicy, SkillSpace
+from didi_gym.config import PolicyConfig
+from didi_gym.registration import make_low_level
+from didi_gym.sb3 import make_vec_env
+
+FOREVER = 10**9
+ENVS: dict[str, tuple[str, str | None, dict[str, Any]]] = {
+    "PointMaze": ("PointMaze_Medium-v3", "pointmaze-medium", {"continuing_task": True}),
+    "HalfCheetah": ("HalfCheetah-v5", None, {}),
+    "Ant": ("Ant-v5", "ant-directions", {"terminate_when_unhealthy": False}),
+    "Humanoid": ("Humanoid-v5", None, {"terminate_when_unhealthy": False}),
+}
+"""Environment, bundled policy (an untrained one of the same size where there is none), settings."""
+COLUMNS = ["env", "form", "n", "k", "m", "horizon", "raw", "wrapped", "ratio", "low", "high", "memory_mb"]
+
+
+@dataclass
+class Case:
+    """One row: a form of one environment with its settings."""
+
+    env: str
+    form: str
+    n: int = 8
+    k: int = 16
+    m: int = 16
+    horizon: int = 16
+
+
+def policy_for(case: Case) -> SkillPolicy:
+    env_id, name, kwargs = ENVS[case.env]
+    if name is not None and SkillPolicy.from_pretrained(name).config.horizon >= case.m:
+        return SkillPolicy.from_pretrained(name)
+    env = make_low_level(env_id, **kwargs)
+    space = env.observation_space
+    inputs = space["observation"] if isinstance(space, gym.spaces.Dict) else space
+    keys = ("observation",) if isinstance(space, gym.spaces.Dict) else ()
+    layout = Layout.flat(inputs.shape[0], keys=keys) if keys else Layout.flat(inputs.shape[0])
+    torch.manual_seed(0)
+    policy = SkillPolicy(
+        PolicyConfig(
+            horizon=case.horizon,
+            action_dim=env.action_space.shape[0],
+            layout=layout,
+            skill_space=SkillSpace("ball", 2),
+            skill_duration=case.k,
+            replan_every=min(case.m, case.horizon),
+            width=256,
+            depth=3,
+        )
+    )
+    policy.low.copy_(torch.as_tensor(env.action_space.low))
+    policy.high.copy_(torch.as_tensor(env.action_space.high))
+    env.close()
+    return policy.eval().requires_grad_(False)
+
+
+def make_raw(case: Case, env_id: str, kwargs: dict[str, Any]) -> Any:
+    makers = [lambda: make_low_level(env_id, max_episode_steps=FOREVER, **kwargs)] * case.n
+    forms: dict[str, Callable[[], Any]] = {
+        "single": makers[0],
+        "sync": lambda: SyncVectorEnv(makers),
+        "async": lambda: AsyncVectorEnv(makers),
+        "dummy": lambda: DummyVecEnv(makers),
+        "subproc": lambda: SubprocVecEnv(makers, start_method="fork"),
+    }
+    return forms[case.form]()
+
+
+def make_wrapped(case: Case, policy: SkillPolicy, env_id: str, kwargs: dict[str, Any]) -> Any:
+    settings = {**kwargs, "skill_duration": case.k, "replan_every": case.m, "max_episode_steps": FOREVER}
+    if case.form == "single":
+        return didi_gym.make(env_id, policy, **settings)
+    if case.form in ("sync", "async"):
+        return didi_gym.make_vec(env_id, policy, case.n, case.form, **settings)
+    start = {"vec_env_cls": SubprocVecEnv, "vec_env_kwargs": {"start_method": "fork"}} if case.form == "subproc" else {}
+    return make_vec_env(env_id, policy, case.n, **start, **settings)
+
+
+def measure(case: Case, turns: int, seconds: float) -> dict[str, Any]:
+    """One row of the table."""
+    env_id, _, kwargs = ENVS[case.env]
+    policy = policy_for(case)
+    n = 1 if case.form == "single" else case.n
+    raw, wrapped = make_raw(case, env_id, kwargs), make_wrapped(case, policy, env_id, kwargs)
+    rng = np.random.default_rng(0)
+    try:
+        for env in (raw, wrapped):
+            env.reset()
+        inputs = rng.normal(size=(n, len(policy.config.layout.policy_inputs))).astype(np.float32)
+
+        def raw_skill() -> float:
+            plans = policy.plan_actions(inputs, policy.skill_space.sample(n, rng), min(case.k, policy.config.horizon))
+            rows = np.resize(np.arange(plans.shape[1]), case.k)
+            steps = [plans[0, row] if case.form == "single" else plans[:, row] for row in rows]
+            start = time.perf_counter()
+            for actions in steps:
+                raw.step(actions)
+            return time.perf_counter() - start
+
+        def wrapped_skill() -> float:
+            actions = rng.uniform(-1, 1, (n, 2)).astype(np.float32)
+            start = time.perf_counter()
+            wrapped.step(actions[0] if case.form == "single" else actions)
+            return time.perf_counter() - start
+
+        def rate(skill: Callable[[], float]) -> float:
+            spent, skills = 0.0, 0
+            while spent < seconds:
+                spent, skills = spent + skill(), skills + 1
+            return skills * n * case.k / spent
+
+        rate(raw_skill), rate(wrapped_skill)  # warm
+        rates = [(rate(raw_skill), rate(wrapped_skill)) for _ in range(turns)]
+        ratios = sorted(ours / theirs for theirs, ours in rates)
+        quartile = len(ratios) // 4
+        return {
+            **{name: getattr(case, name) for name in ("env", "form", "k", "m")},
+            "n": n,
+            "horizon": policy.config.horizon,
+            "raw": round(statistics.median(theirs for theirs, _ in rates)),
+            "wrapped": round(statistics.median(ours for _, ours in rates)),
+            "ratio": round(statistics.median(ratios), 3),
+            "low": round(ratios[quartile], 3),
+            "high": round(ratios[-1 - quartile], 3),
+            "memory_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
+        }
+    finally:
+        raw.close()
+        wrapped.close()
+
+
+def cases(envs: Sequence[str], forms: Sequence[str], sweep: bool) -> list[Case]:
+    rows = [Case(env, form) for env in envs for form in forms]
+    if sweep:
+        for env in envs:
+            rows += [Case(env, "sync", n=n) for n in (1, 2, 32)]
+            rows += [Case(env, "single", k=k, m=min(k, 16)) for k in (4, 64)]
+            rows += [Case(env, form, m=m) for form in ("single", "sync") for m in (1, 4)]
+            rows += [Case(env, "single", k=64, m=64, horizon=64)]
+    return rows
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--envs", nargs="+", choices=list(ENVS), default=list(ENVS), help="default: all")
+    forms = ["single", "sync", "async", "dummy", "subproc"]
+    parser.add_argument("--forms", nargs="+", choices=forms, default=forms, help="default: all")
+    parser.add_argument("--sweep", action="store_true", help="also vary the number of environments, k, m and horizon")
+    parser.add_argument("--turns", type=int, default=15, help="turns of raw and wrapped (default 15)")
+    parser.add_argument("--seconds", type=float, default=0.4, help="seconds of each turn of each (default 0.4)")
+    parser.add_argument("--csv", type=Path, help="write the table here too")
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    rows = []
+    print("   ".join(f"{name:>11}" for name in COLUMNS))
+    for case in cases(arguments.envs, arguments.forms, arguments.sweep):
+        row = measure(case, arguments.turns, arguments.seconds)
+        rows.append(row)
+        print("   ".join(f"{row[name]!s:>11}" for name in COLUMNS), flush=True)
+    if arguments.csv:
+        arguments.csv.parent.mkdir(parents=True, exist_ok=True)
+        with arguments.csv.open("w", newline="") as file:
+            file.write(f"# python {' '.join(sys.argv)}\n")
+            writer = csv.DictWriter(file, COLUMNS)
+            writer.writeheader()
+            writer.writerows(rows)
+
+
+if __name__ == "__main__":
+    main()
