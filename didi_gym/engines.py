@@ -79,6 +79,37 @@ def make_engine(
     return TorchEngine(policy, low_precision) if name == "torch" else CudaGraphEngine(policy, low_precision)
 
 
+def check_arguments(policy: SkillPolicy, inputs: Any, skills: Any) -> tuple[Any, Any]:
+    """Policy inputs and skills as float32 arrays, or as tensors on the policy's device.
+
+    Raises:
+        ValueError: wrong shapes, arrays beside tensors, or another device.
+    """
+    if isinstance(inputs, Tensor) or isinstance(skills, Tensor):
+        for name, value in (("observations", inputs), ("skills", skills)):
+            _check_tensor(policy, name, value)
+        inputs, skills = inputs.to(policy.low.dtype), skills.to(policy.low.dtype)
+    else:
+        inputs, skills = np.asarray(inputs, np.float32), np.asarray(skills, np.float32)
+    read, skill_dim = len(policy.config.layout.policy_inputs), policy.config.skill_space.skill_dim
+    if inputs.shape == (*skills.shape[:1], read) and skills.shape == (len(inputs), skill_dim):
+        return inputs, skills
+    for name, array, width in (("observations", inputs, read), ("skills", skills, skill_dim)):
+        if array.ndim != 2 or array.shape[1] != width:
+            raise ValueError(f"{name} must have shape (n, {width}), got {tuple(array.shape)}")
+    raise ValueError(f"one skill per observation: got {len(inputs)} observations and {len(skills)} skills")
+
+
+def _check_tensor(policy: SkillPolicy, name: str, value: Any) -> None:
+    if not isinstance(value, Tensor):
+        raise ValueError(
+            f"observations and skills must both be arrays or both be tensors, got {name} of type "
+            f"{type(value).__name__} beside a tensor"
+        )
+    if value.device != policy.device:
+        raise ValueError(f"{name} are on {value.device}, the policy is on {policy.device}; move one of them with .to()")
+
+
 class NumpyEngine:
     """Plans in float32 numpy with folded weights; one row has a path of its own. Threads may share it."""
 

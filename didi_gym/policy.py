@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from didi_gym import hub
 from didi_gym.config import PolicyConfig, from_dict, to_dict
 from didi_gym.dynamics import DynamicsEnsemble
-from didi_gym.engines import TORCH, Engine, EngineName, HeadingFrame, make_engine
+from didi_gym.engines import TORCH, Engine, EngineName, HeadingFrame, check_arguments, make_engine
 from didi_gym.frames import localize, turn, turn_skill
 from didi_gym.networks import ResidualMLP, one_hot_choice
 from didi_gym.normalization import Normalizer
@@ -177,7 +177,7 @@ class SkillPolicy(nn.Module):
         Raises:
             ValueError: wrong shapes, more steps than the horizon, arrays beside tensors, or another device.
         """
-        inputs, skills = self._check(inputs, skills)
+        inputs, skills = check_arguments(self, inputs, skills)
         horizon = self.config.horizon
         if steps is None:
             steps = horizon
@@ -202,7 +202,7 @@ class SkillPolicy(nn.Module):
                 on the policy's device.
             skills: `(n, skill_dim)`, of the same kind.
         """
-        observations, skills = self._check(observations, skills)
+        observations, skills = check_arguments(self, observations, skills)
         if self.dynamics is None and not self._joint:
             return Plan(self.plan_actions(observations, skills), None)
         if isinstance(observations, Tensor):
@@ -267,31 +267,6 @@ class SkillPolicy(nn.Module):
     def _to_environment(self, actions: Tensor) -> Tensor:
         scaled = self.low + (actions + 1) / 2 * (self.high - self.low)
         return torch.minimum(torch.maximum(scaled, self.low), self.high)  # rounding must not leave the bounds
-
-    def _check(self, inputs: Any, skills: Any) -> tuple[Any, Any]:
-        if isinstance(inputs, Tensor) or isinstance(skills, Tensor):
-            inputs, skills = self._check_tensors(inputs, skills)
-        else:
-            inputs, skills = np.asarray(inputs, np.float32), np.asarray(skills, np.float32)
-        if inputs.shape == (*skills.shape[:1], self._read) and skills.shape == (len(inputs), self._skill_dim):
-            return inputs, skills
-        for name, array, width in (("observations", inputs, self._read), ("skills", skills, self._skill_dim)):
-            if array.ndim != 2 or array.shape[1] != width:
-                raise ValueError(f"{name} must have shape (n, {width}), got {tuple(array.shape)}")
-        raise ValueError(f"one skill per observation: got {len(inputs)} observations and {len(skills)} skills")
-
-    def _check_tensors(self, inputs: Any, skills: Any) -> tuple[Tensor, Tensor]:
-        for name, value in (("observations", inputs), ("skills", skills)):
-            if not isinstance(value, Tensor):
-                raise ValueError(
-                    f"observations and skills must both be arrays or both be tensors, got {name} of type "
-                    f"{type(value).__name__} beside a tensor"
-                )
-            if value.device != self.device:
-                raise ValueError(
-                    f"{name} are on {value.device}, the policy is on {self.device}; move one of them with .to()"
-                )
-        return inputs.to(self.low.dtype), skills.to(self.low.dtype)
 
     def _apply(self, fn: Any, recurse: bool = True) -> SkillPolicy:
         self._engine = None

@@ -15,7 +15,7 @@ import didi_gym
 
 PACKAGE = Path(didi_gym.__file__).parent
 ROWS = [  # a module imports only from the rows above its own; a subpackage also from itself
-    ["version", "skills", "tensors", "progress", "ids"],
+    ["version", "skills", "rewards", "tensors", "progress", "ids"],
     ["config"],
     ["frames", "networks", "hub", "checkpoints"],
     ["normalization", "diffusion", "dynamics", "discriminator", "data", "engines"],

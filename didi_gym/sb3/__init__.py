@@ -41,6 +41,7 @@ from didi_gym.sb3.envs import make_vec_env
 from didi_gym.sb3.features import RelativeGoalExtractor
 from didi_gym.sb3.replay import SUCCESS_TOLERANCE, SkillDictReplayBuffer, SkillHerReplayBuffer, SkillReplayBuffer
 from didi_gym.sb3.rollouts import SkillA2C, SkillDictRolloutBuffer, SkillPPO, SkillRolloutBuffer
+from didi_gym.wrappers.sb3 import SkillActionVecEnvWrapper
 
 if TYPE_CHECKING:
     from didi_gym.sb3.maskable import SkillMaskableDictRolloutBuffer, SkillMaskablePPO, SkillMaskableRolloutBuffer
@@ -51,6 +52,7 @@ __all__ = [
     "SUCCESS_TOLERANCE",
     "RelativeGoalExtractor",
     "SkillA2C",
+    "SkillActionVecEnvWrapper",
     "SkillDictReplayBuffer",
     "SkillDictRolloutBuffer",
     "SkillHerReplayBuffer",

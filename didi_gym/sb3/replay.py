@@ -12,7 +12,7 @@ from stable_baselines3.common.buffers import DictReplayBuffer, ReplayBuffer
 from stable_baselines3.common.type_aliases import DictReplayBufferSamples, ReplayBufferSamples
 from stable_baselines3.common.vec_env import VecEnv, VecNormalize
 
-from didi_gym.execution import RewardRule
+from didi_gym.rewards import RewardRule
 from didi_gym.sb3.lengths import check_gamma, read_lengths
 
 SUCCESS_TOLERANCE = 1e-6

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import gymnasium as gym
 import numpy as np
 
-from didi_gym.execution import Reward, RewardRule, SkillExecutor, TerminateFn, refuse_outer_time_limit
+from didi_gym.execution import SkillExecutor, TerminateFn, refuse_outer_time_limit
 from didi_gym.planner import (
     Engine,
     EngineName,
@@ -21,6 +21,7 @@ from didi_gym.planner import (
     policy_reference,
     resolve_settings,
 )
+from didi_gym.rewards import Reward, RewardRule
 
 if TYPE_CHECKING:
     from didi_gym.policy import SkillPolicy
