@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import gymnasium as gym
 import tyro
 
+from didi_gym.collect.commands import DATA
 from didi_gym.config import DynamicsConfig, PriorConfig, SkillConfig
 from didi_gym.data import DatasetError
 from didi_gym.hub import list_pretrained
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 _USAGE = """didi-gym: pretrained skills for reinforcement learning
 
   didi-gym data ant-directions|pointmaze-medium   make a reward-free data set (Minari)
+  didi-gym data from-agents --env ID --agents DIR the same, from a folder of behaviour policies
   didi-gym train --dataset ID --output DIR        learn a skill policy from any Minari data set
   didi-gym evaluate POLICY                        roll skills out in the simulator: metrics, picture, video
   didi-gym list                                   skill policies that come with this installation
@@ -81,28 +83,6 @@ class Evaluate:
     seed: int = 0
     video: bool = True
     """Write replay.mp4."""
-
-
-@dataclass(frozen=True)
-class AntDirections:
-    """Make `didi/ant-directions-v0`: an ant walking in all directions, from a search over open-loop gaits."""
-
-    dataset: str = "didi/ant-directions-v0"
-    steps: int = 300_000
-    seed: int = 0
-    overwrite: bool = False
-    """Replace a data set of that id."""
-
-
-@dataclass(frozen=True)
-class PointMazeMedium:
-    """Make `didi/pointmaze-medium-v0`: a point that follows waypoints to random goals."""
-
-    dataset: str = "didi/pointmaze-medium-v0"
-    steps: int = 200_000
-    seed: int = 0
-    overwrite: bool = False
-    """Replace a data set of that id."""
 
 
 def train(args: Train) -> None:
@@ -215,24 +195,6 @@ def _film(policy: SkillPolicy, env: gym.Env, file: Path, steps: int, skills: int
     env.close()
 
 
-def collect_ant(args: AntDirections) -> None:
-    from didi_gym.collect.ant import collect_ant_directions
-
-    collect_ant_directions(args.dataset, steps=args.steps, seed=args.seed, overwrite=args.overwrite)
-
-
-def collect_pointmaze(args: PointMazeMedium) -> None:
-    from didi_gym.collect.pointmaze import collect_pointmaze as collect
-
-    collect(args.dataset, steps=args.steps, seed=args.seed, overwrite=args.overwrite)
-
-
-_DATA: dict[str, tuple[type, Callable[[Any], None]]] = {
-    "ant-directions": (AntDirections, collect_ant),
-    "pointmaze-medium": (PointMazeMedium, collect_pointmaze),
-}
-
-
 def run(arguments: Sequence[str]) -> None:
     """Run one command; errors a user can mend are raised as exceptions with a sentence."""
     command, rest = (arguments[0] if arguments else "--help"), list(arguments[1:])
@@ -243,8 +205,8 @@ def run(arguments: Sequence[str]) -> None:
         evaluate(tyro.cli(Evaluate, args=rest, prog="didi-gym evaluate"))
     elif command == "list" and not rest:
         print("\n".join(list_pretrained()))
-    elif command == "data" and rest and rest[0] in _DATA:
-        settings, function = _DATA[rest[0]]
+    elif command == "data" and rest and rest[0] in DATA:
+        settings, function = DATA[rest[0]]
         function(tyro.cli(settings, args=rest[1:], prog=f"didi-gym data {rest[0]}"))
     elif command in ("--help", "-h") or (command in ("data", "list") and asks_help):
         print(_USAGE)

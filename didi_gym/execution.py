@@ -6,12 +6,14 @@ Imports no torch: this module runs in environment worker processes, while planni
 from __future__ import annotations
 
 import sys
+import traceback
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import gymnasium as gym
 import numpy as np
 from gymnasium import spaces
+from gymnasium.vector.utils import batch_space, create_empty_array, iterate
 
 from didi_gym.rewards import Reward, RewardRule
 
@@ -38,7 +40,7 @@ class SkillExecutor(gym.Wrapper, gym.utils.RecordConstructorArgs):
     process while one planner serves many environments. An action is a Dict of
 
     - `actions`: an array of shape `(replan_every, *action shape)`; for Discrete(n) low-level actions
-      `(replan_every, n)`, of which the largest counts;
+      `(replan_every, n)`, one-hot (of other numbers the largest counts);
     - `n`: how many of them to run;
     - `duration`: low-level steps of the skill that begins here; 0 goes on with the running one;
     - `last`: whether these complete the skill;
@@ -58,8 +60,8 @@ class SkillExecutor(gym.Wrapper, gym.utils.RecordConstructorArgs):
         terminate_fn: `(observation, skill, steps) -> bool`, asked after each low-level step whether the skill ends
             here; `steps` counts those of this skill. It ends the skill, not the episode.
         skill_dim: numbers in a skill, needed with `terminate_fn`.
-        report_errors: give errors of the environment to the main process as `skill_error` in info, for workers whose
-            errors would be lost.
+        report_errors: give errors of the environment to the main process, as `skill_error` (what, traceback) in an
+            otherwise empty info, for workers whose errors would be lost.
     """
 
     def __init__(
@@ -113,9 +115,11 @@ class SkillExecutor(gym.Wrapper, gym.utils.RecordConstructorArgs):
         self._skill: np.ndarray | None = None
         self._forget_skill()
         vectors = action_vectors(env.action_space)
-        low, high = (np.broadcast_to(bound, (replan_every, *vectors.shape)) for bound in (vectors.low, vectors.high))
+        shape = (replan_every, *vectors.shape)
+        low, high = (np.broadcast_to(bound, shape) for bound in (vectors.low, vectors.high))
+        discrete = isinstance(env.action_space, spaces.Discrete)
         parts: dict[str, spaces.Space] = {
-            "actions": spaces.Box(low, high, dtype=vectors.dtype),
+            "actions": spaces.MultiBinary(shape) if discrete else spaces.Box(low, high, dtype=vectors.dtype),
             "n": spaces.Discrete(replan_every + 1),
             "duration": spaces.Discrete(skill_duration + 1),
             "last": spaces.Discrete(2),
@@ -127,7 +131,10 @@ class SkillExecutor(gym.Wrapper, gym.utils.RecordConstructorArgs):
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
         refuse_outer_time_limit(self)
-        self.observation, info = self.env.reset(seed=seed, options=options)
+        try:
+            self.observation, info = self.env.reset(seed=seed, options=options)
+        except Exception as error:
+            return self._nothing_but(error)
         self._terminated = self._truncated = self._needs_reset = False
         self._forget_skill()
         return self.observation, info
@@ -140,9 +147,8 @@ class SkillExecutor(gym.Wrapper, gym.utils.RecordConstructorArgs):
             if action["last"]:
                 return self.finish()
         except Exception as error:
-            if not self._report_errors:
-                raise
-            return self.observation, 0.0, False, False, {"skill_error": f"{type(error).__name__}: {error}"}
+            observation, info = self._nothing_but(error)
+            return observation, 0.0, False, False, info
         return self.observation, 0.0, False, False, {"skill_over": self.over}
 
     def begin(self, duration: int, skill: np.ndarray | None = None) -> None:
@@ -273,12 +279,22 @@ class SkillExecutor(gym.Wrapper, gym.utils.RecordConstructorArgs):
         totals = self.reward_rule.totals(self.goal_rewards(achieved, desired if many else desired[None]), lengths)
         return totals if many else float(totals[0])
 
+    def _nothing_but(self, error: Exception) -> tuple[Any, dict[str, Any]]:
+        """Some observation, and the info that reports an error with its traceback; the error itself unless asked to."""
+        if not self._report_errors:
+            raise error
+        nothing = create_empty_array(self.observation_space, n=1, fn=np.zeros)
+        report = f"{type(error).__name__}: {error}", traceback.format_exc()
+        return next(iter(iterate(batch_space(self.observation_space, 1), nothing))), {"skill_error": report}
+
     def _forget_skill(self) -> None:
         self._duration, self._stopped = 0, False
         self._skill = None
         self._rewards: list[float] = []
         goal = self._goal_space
-        self._goals = None if goal is None else np.empty((self.skill_duration, *goal.shape), goal.dtype)
+        self._goals: np.ndarray | None = (
+            None if goal is None else np.empty((self.skill_duration, *goal.shape), goal.dtype)
+        )
         self._last_info = {}
 
 
@@ -341,6 +357,8 @@ def refuse_outer_time_limit(env: gym.Wrapper) -> None:
     """
     layer, frame = env, sys._getframe(2)
     while frame is not None:
+        if frame.f_code.co_varnames[:1] != ("self",):  # no method, and a look at its variables may keep them alive
+            return
         outer = frame.f_locals.get("self")
         if outer is not layer:
             if not isinstance(outer, gym.Wrapper) or outer.env is not layer:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from gymnasium import spaces
 from gymnasium.envs.registration import EnvSpec
+from gymnasium.error import ResetNeeded
 
 from didi_gym.config import Layout, ObservationSource
 from didi_gym.data import is_bound
@@ -43,6 +44,7 @@ class SkillPlanner:
 
     Attributes:
         action_space: the agent's, of a single environment.
+        num_inputs: numbers that the policy reads.
 
     Raises:
         ValueError: the policy cannot read the observations, or a setting is out of range.
@@ -64,7 +66,7 @@ class SkillPlanner:
         self.durations = np.array(durations)
         self._skills = policy.skill_space
         self._obs_fn, self._mask_fn = obs_fn, mask_fn
-        self._num_inputs = len(policy.config.layout.policy_inputs)
+        self.num_inputs = len(policy.config.layout.policy_inputs)
         self._select = obs_fn or InputSelector(observation_space, policy.config.layout)
         self._plan: Engine = policy.plan_actions
         if callable(engine):
@@ -84,6 +86,8 @@ class SkillPlanner:
                 else spaces.Box(-1.0, 1.0, (self._skills.size + 1,), np.float32)
             )
         self.action_space: spaces.Box | spaces.Discrete = space
+        self._action_shape: tuple[int, ...] = space.shape or ()
+        self._chunk_shape = (replan_every, *policy.action_low.shape)
 
     def decode(self, actions: Any) -> tuple[np.ndarray, np.ndarray]:
         """Skills `(..., skill_dim)` and their durations `(...)` for actions of one or more agents.
@@ -115,8 +119,8 @@ class SkillPlanner:
     def inputs(self, observation: Any) -> np.ndarray:
         """What the policy reads of one observation, `(inputs,)` float32."""
         inputs = np.asarray(self._select(observation), dtype=np.float32)
-        if inputs.shape != (self._num_inputs,):
-            raise ValueError(f"obs_fn must return the policy's {self._num_inputs} inputs, got shape {inputs.shape}")
+        if inputs.shape != (self.num_inputs,):
+            raise ValueError(f"obs_fn must return the policy's {self.num_inputs} inputs, got shape {inputs.shape}")
         return inputs
 
     def plan(self, inputs: np.ndarray, skills: np.ndarray) -> np.ndarray:
@@ -126,23 +130,53 @@ class SkillPlanner:
         """
         return self._plan(inputs, skills, self.replan_every)
 
-    def schedule(self, actions: Any, idle: np.ndarray) -> Schedule:
-        """One skill in each of n environments, for actions `(n, ...)`; those `idle` `(n,)` run none."""
-        return Schedule(self, *self.decode(actions), idle)
+    def no_actions(self, n: int) -> np.ndarray:
+        """Room for the plans of n environments, zeros `(n, replan_every, action_dim)`."""
+        return np.zeros((n, *self._chunk_shape), np.float32)
+
+    def schedule(self, actions: Any, inputs: np.ndarray, idle: np.ndarray) -> Schedule:
+        """One skill in each of n environments, for actions `(n, ...)`, planned from `inputs` `(n, inputs)`.
+
+        Those `idle` `(n,)` run none.
+
+        Raises:
+            ValueError: as `decode`, or not n actions.
+        """
+        skills, durations = self.decode(actions)
+        if durations.shape != idle.shape:
+            raise ValueError(
+                f"one action per environment: expected actions of shape {idle.shape + self._action_shape}, got "
+                f"{np.shape(actions)}"
+            )
+        return Schedule(self, skills, durations, inputs, idle)
 
     def batch_inputs(self, observations: Any, rows: np.ndarray) -> np.ndarray:
         """What the policy reads of the observations of the environments `rows`, `(n, inputs)` float32."""
         if self._obs_fn is None:
             return self._select(observations)[rows]
-        return np.stack([self.inputs(row_of(observations, row)) for row in rows])
+        inputs = np.empty((len(rows), self.num_inputs), np.float32)
+        for place, row in zip(inputs, rows, strict=True):
+            place[:] = self.inputs(row_of(observations, row))
+        return inputs
+
+    def kept(self, observations: Any) -> Any:
+        """Observations as `masks` needs them later, whatever becomes of the arrays that were handed out."""
+        return observations if self._mask_fn is None else copy.deepcopy(observations)
 
     def masks(self, observations: Sequence[Any]) -> np.ndarray:
-        """Which actions are allowed, bool `(n, actions)`: those of an allowed skill, at any duration."""
+        """Which actions are allowed, bool `(n, actions)`: those of an allowed skill, at any duration.
+
+        Raises:
+            ValueError: the skills are continuous.
+            gymnasium.error.ResetNeeded: an observation is None.
+        """
         if not isinstance(self.action_space, spaces.Discrete):
             raise ValueError(f"action masks are for discrete skills, these are continuous: {self._skills}")
         masks = np.ones((len(observations), self._skills.size), dtype=bool)
         if self._mask_fn is not None:
             for mask, observation in zip(masks, observations, strict=True):
+                if observation is None:
+                    raise ResetNeeded("which skills are allowed depends on the observation: call reset() first")
                 mask[:] = self._mask_fn(observation)
         return masks.repeat(len(self.durations), axis=1)
 
@@ -150,25 +184,39 @@ class SkillPlanner:
 class Schedule:
     """The chunks that execute one skill in each of n environments, as `SkillExecutor` takes them.
 
-    Ask for a `chunk`, have it executed, tell `skip` where skills are over, until `finished`.
+    Ask for a `chunk`, have it executed, `observe` what it led to, until `finished`.
+
+    Args:
+        planner: what plans.
+        skills: `(n, skill_dim)`.
+        durations: low-level steps of each skill `(n,)`.
+        inputs: what the first chunk is planned from, `(n, inputs)`.
+        idle: environments that run no skill, bool `(n,)`.
     """
 
-    def __init__(self, planner: SkillPlanner, skills: np.ndarray, durations: np.ndarray, idle: np.ndarray) -> None:
+    def __init__(
+        self,
+        planner: SkillPlanner,
+        skills: np.ndarray,
+        durations: np.ndarray,
+        inputs: np.ndarray,
+        idle: np.ndarray,
+    ) -> None:
         self._planner, self._skills = planner, skills
         self._begin = np.where(idle, 0, durations)
         self._left = self._begin.copy()
+        self._rows = np.flatnonzero(self._left)  # of the environments whose skills go on
+        self._inputs = inputs[self._rows]
         self.finished = False
         """Whether the last chunk was the skills' last."""
 
-    def chunk(self, observations: Any) -> dict[str, np.ndarray]:
-        """The next chunk for every environment, planned from their latest observations."""
-        planner = self._planner
+    def chunk(self) -> dict[str, np.ndarray]:
+        """The next chunk for every environment."""
+        planner, rows = self._planner, self._rows
         n = np.minimum(self._left, planner.replan_every)
-        rows = np.flatnonzero(n)
-        vectors = planner.policy.action_low
-        actions = np.zeros((len(n), planner.replan_every, *vectors.shape), np.float32)
+        actions = planner.no_actions(len(n))
         if rows.size:
-            actions[rows] = planner.plan(planner.batch_inputs(observations, rows), self._skills[rows])
+            actions[rows] = planner.plan(self._inputs, self._skills[rows])
         self._left -= n
         self.finished = not self._left.any()
         chunk = {
@@ -181,9 +229,11 @@ class Schedule:
         self._begin = np.zeros_like(self._begin)
         return chunk
 
-    def skip(self, over: np.ndarray) -> None:
-        """Run no more actions where skills are `over` `(n,)`."""
+    def observe(self, observations: Any, over: np.ndarray) -> None:
+        """Plan the next chunk from these observations, with no more actions where skills are `over` `(n,)`."""
         self._left[over] = 0
+        self._rows = np.flatnonzero(self._left)
+        self._inputs = self._planner.batch_inputs(observations, self._rows)
 
 
 def row_of(observations: Any, row: int) -> Any:
@@ -193,6 +243,11 @@ def row_of(observations: Any, row: int) -> Any:
     if isinstance(observations, tuple):
         return tuple(row_of(part, row) for part in observations)
     return observations[row]
+
+
+def rows_of(observations: Any, n: int) -> list[Any]:
+    """The observations of n environments out of a batch of them; None for each where there is no batch yet."""
+    return [None] * n if observations is None else [row_of(observations, row) for row in range(n)]
 
 
 def resolve_settings(
@@ -257,9 +312,15 @@ def pinned(spec: EnvSpec | None, policy: SkillPolicy) -> EnvSpec | None:
 
 def check_actions(space: spaces.Space, policy: SkillPolicy) -> None:
     """Raise ValueError where an environment's actions are not those that `policy` was trained on."""
-    if isinstance(space, spaces.Discrete) != policy.config.discrete_actions:
+    vectors, ours = action_vectors(space), (policy.action_low, policy.action_high)
+    same_kind = isinstance(space, spaces.Discrete) == policy.config.discrete_actions
+    same = vectors.shape == ours[0].shape and all(
+        # the policy's bound is the data's extreme where the space has none
+        np.array_equal(own[is_bound(bound)], bound[is_bound(bound)].astype(np.float32))
+        for own, bound in zip(ours, (vectors.low, vectors.high), strict=True)
+    )
+    if not (same_kind and same):
         raise _other_actions(space, policy)
-    _check_vectors(action_vectors(space), policy, space)
 
 
 def check_executors(space: spaces.Space, policy: SkillPolicy, factory: str) -> tuple[int, int]:
@@ -276,21 +337,14 @@ def check_executors(space: spaces.Space, policy: SkillPolicy, factory: str) -> t
             "didi_gym.execution.SkillExecutor"
         )
     chunk, duration = space["actions"], space["duration"]
-    assert isinstance(chunk, spaces.Box) and isinstance(duration, spaces.Discrete)
-    vectors = spaces.Box(chunk.low[0], chunk.high[0], dtype=chunk.dtype)
-    _check_vectors(vectors, policy, vectors)
+    assert isinstance(duration, spaces.Discrete)
+    if isinstance(chunk, spaces.MultiBinary):
+        low_level: spaces.Space = spaces.Discrete(chunk.shape[-1])
+    else:
+        assert isinstance(chunk, spaces.Box)
+        low_level = spaces.Box(chunk.low[0], chunk.high[0], dtype=chunk.dtype)
+    check_actions(low_level, policy)
     return int(duration.n) - 1, chunk.shape[0]
-
-
-def _check_vectors(vectors: spaces.Box, policy: SkillPolicy, space: spaces.Space) -> None:
-    ours = policy.action_low, policy.action_high
-    same = vectors.shape == ours[0].shape and all(
-        # the policy's bound is the data's extreme where the space has none
-        np.array_equal(own[is_bound(bound)], bound[is_bound(bound)].astype(np.float32))
-        for own, bound in zip(ours, (vectors.low, vectors.high), strict=True)
-    )
-    if not same:
-        raise _other_actions(space, policy)
 
 
 def _other_actions(space: spaces.Space, policy: SkillPolicy) -> ValueError:

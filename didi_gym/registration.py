@@ -6,20 +6,23 @@ import copy
 import functools
 import importlib
 import inspect
+import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import gymnasium as gym
-from gymnasium.envs.registration import EnvSpec
-from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv
+import numpy as np
+from gymnasium.envs.registration import EnvSpec, VectorizeMode
+from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv, VectorEnv
 
 from didi_gym.execution import SkillExecutor
 from didi_gym.ids import SKILL_ID
 from didi_gym.planner import load_policy, pinned, policy_reference, resolve_settings
 from didi_gym.wrappers.single import SkillActionWrapper
 from didi_gym.wrappers.vector import SkillActionVectorWrapper
+from didi_gym.wrappers.workers import start
 
 if TYPE_CHECKING:
     from didi_gym.policy import SkillPolicy
@@ -71,7 +74,7 @@ def make_vec(
     env_id: str | EnvSpec,
     policy: str | Path | SkillPolicy,
     num_envs: int = 1,
-    vectorization_mode: Literal["sync", "async"] = "sync",
+    vectorization_mode: Literal["sync", "async"] | VectorizeMode = "sync",
     *,
     autoreset_mode: str | AutoresetMode = "next_step",
     wrappers: Sequence[EnvWrapper] = (),
@@ -87,7 +90,8 @@ def make_vec(
             this process (and on the GPU, if there is one) either way.
         autoreset_mode: `next_step`, `same_step` or `disabled`, as in Gymnasium.
         wrappers: put around each low-level environment, inside the skills: RecordEpisodeStatistics, TimeLimit, ...
-        vector_kwargs: for `SyncVectorEnv` or `AsyncVectorEnv`, such as `{"context": "forkserver"}`.
+        vector_kwargs: for `SyncVectorEnv` or `AsyncVectorEnv`, such as `{"context": "forkserver"}`; an `autoreset_mode`
+            in it counts, as in `gymnasium.make_vec`.
         **kwargs: settings of `SkillActionWrapper` and `SkillActionVectorWrapper` go there, all others to
             `gymnasium.make`.
 
@@ -97,18 +101,19 @@ def make_vec(
 
     The spec (`envs.spec`) rebuilds the environment with `gymnasium.make_vec`, from JSON too.
     """
-    classes = {"sync": SyncVectorEnv, "async": AsyncVectorEnv}
-    if vectorization_mode not in classes:
+    classes: dict[str, type[VectorEnv]] = {"sync": SyncVectorEnv, "async": AsyncVectorEnv}
+    backend: Any = vectorization_mode.value if isinstance(vectorization_mode, VectorizeMode) else vectorization_mode
+    if backend not in classes:
         raise ValueError(f"vectorization_mode must be 'sync' or 'async', got {vectorization_mode!r}")
     if num_envs < 1:
         raise ValueError(f"num_envs must be at least 1, got {num_envs}")
-    mode = AUTORESET_MODES.get(autoreset_mode) if isinstance(autoreset_mode, str) else AutoresetMode(autoreset_mode)
-    if mode is None:
-        raise ValueError(f"autoreset_mode must be one of {', '.join(AUTORESET_MODES)}, got {autoreset_mode!r}")
+    vector_kwargs = dict(vector_kwargs or {})
+    mode = _autoreset_mode(vector_kwargs.pop("autoreset_mode", autoreset_mode))
+    kwargs = {name: value.item() if isinstance(value, np.generic) else value for name, value in kwargs.items()}  # JSON
     live = load_policy(policy, kwargs.get("device", "auto"))
     settings = split_settings(live, kwargs)
     make_one = functools.partial(make_executor, env_id, settings, wrappers)
-    vector = classes[vectorization_mode]([make_one] * num_envs, autoreset_mode=mode, **(vector_kwargs or {}))
+    vector = start(classes[backend], [make_one] * num_envs, autoreset_mode=mode, **vector_kwargs)
     try:
         envs = SkillActionVectorWrapper(vector, live, **settings.planning)
     except BaseException:
@@ -122,19 +127,27 @@ def make_vec(
     }
     extra: dict[str, Any] = {"wrappers": wrappers, "vector_kwargs": vector_kwargs}
     reference = policy_reference(live)
-    envs.remember(
-        functools.partial(make_vec, policy=reference or live, vectorization_mode=vectorization_mode, **recipe, **extra)
-    )
+    envs.remember(functools.partial(make_vec, policy=reference or live, vectorization_mode=backend, **recipe, **extra))
     vector.spec = copy.deepcopy(gym.spec(SKILL_ID))
     # Names differ where `gymnasium.make_vec` would take an argument for itself and refuse it.
     vector.spec.kwargs = {
         **recipe,
         "policy": reference,
-        "backend": vectorization_mode,
+        "backend": backend,
         "vectorization_mode": "vector_entry_point",
         **{f"low_level_{name}": value for name, value in extra.items() if value},
     }
     return envs
+
+
+def _autoreset_mode(mode: str | AutoresetMode) -> AutoresetMode:
+    """The mode meant by a name, ours or Gymnasium's ("SameStep")."""
+    if isinstance(mode, str) and mode in AUTORESET_MODES:
+        return AUTORESET_MODES[mode]
+    try:
+        return AutoresetMode(mode)
+    except ValueError:
+        raise ValueError(f"autoreset_mode must be one of {', '.join(AUTORESET_MODES)}, got {mode!r}") from None
 
 
 @dataclass(frozen=True)
@@ -211,8 +224,11 @@ def make_registered_vec(
     )
 
 
-def make_low_level(env_id: str | EnvSpec, **kwargs: Any) -> gym.Env:
-    """`gymnasium.make`, which knows the ids of gymnasium-robotics without an import."""
+def make_low_level(env_id: str | EnvSpec | dict[str, Any], **kwargs: Any) -> gym.Env:
+    """`gymnasium.make`, which knows the ids of gymnasium-robotics without an import, and specs out of a spec's JSON."""
+    if isinstance(env_id, dict):
+        derived = {"namespace", "name", "version"}
+        env_id = EnvSpec.from_json(json.dumps({key: env_id[key] for key in env_id.keys() - derived}))
     try:
         return gym.make(env_id, **kwargs)
     except gym.error.UnregisteredEnv as unknown:

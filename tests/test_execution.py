@@ -263,7 +263,7 @@ def test_discrete_actions_are_the_largest_of_their_numbers():
     taken = []
     env.env.step = lambda action, step=env.env.step: (taken.append(int(action)), step(action))[1]
     executor = SkillExecutor(env, skill_duration=3)
-    assert executor.action_space["actions"] == spaces.Box(0, 1, (3, 2), np.float32)
+    assert executor.action_space["actions"] == spaces.MultiBinary((3, 2))
     executor.reset(seed=0)
     executor.step(chunk(np.array([[0.9, 0.1], [0.2, 0.3], [0.6, 0.5]]), 3, last=True, duration=3))
     assert taken == [0, 1, 0]

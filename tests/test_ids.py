@@ -172,6 +172,15 @@ def test_specs_pin_the_policy_to_its_revision(monkeypatch):
     assert didi_gym.make_vec("Toy-v0", "owner/toy", 2).spec.kwargs["policy"] == "owner/toy@0123abc"
 
 
+def test_a_spec_made_from_a_spec_or_from_numpys_numbers_survives_json():
+    maze = make_low_level("PointMaze_Medium-v3", max_episode_steps=50).spec
+    envs = didi_gym.make_vec(maze, "pointmaze-medium", 2, skill_duration=np.int64(8), discount=np.float32(0.5))
+    assert_alike(envs, gym.make_vec(through_json(envs.spec)), steps=8)
+    assert gym.make_vec(through_json(envs.spec)).get_attr("spec")[0].max_episode_steps == 50
+    env = didi_gym.make(maze, "pointmaze-medium", skill_duration=np.int64(8), discount=np.float32(0.5))
+    assert_alike(env, gym.make(through_json(env.spec)))
+
+
 def test_an_outer_time_limit_on_an_id_is_refused_with_the_way_to_set_one_inside():
     env = gym.make("didi_gym/PointMaze_Medium-v0", max_episode_steps=100)
     with pytest.raises(ValueError, match=r"counts skills.*didi_gym\.make\(.*max_episode_steps"):

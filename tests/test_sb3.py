@@ -319,6 +319,8 @@ def test_a_buffer_of_skills_refuses_transitions_that_are_none():
         (SkillHerReplayBuffer, lambda: skill_vec_env(ToyGoalEnv), {"her_ratio": 1.5}, "must be in .0, 1., got 1.5"),
         (SkillHerReplayBuffer, lambda: DummyVecEnv([ToyGoalEnv]), {}, "needs environments that run skills"),
         (SkillHerReplayBuffer, lambda: skill_vec_env(ToyGoalEnv, discount=0.5), {}, "by 0.5 .* the buffer by 0.9"),
+        (SkillReplayBuffer, lambda: skill_vec_env(ToyGoalEnv), {}, "for Box .*; use SkillDictReplayBuffer or SkillHer"),
+        (SkillDictReplayBuffer, lambda: skill_vec_env(ToyEnv), {}, "for Dict observations, .*; use SkillReplayBuffer"),
     ],
 )
 def test_settings_that_do_not_fit_are_refused(cls, make_venv, kwargs, message):
@@ -328,7 +330,9 @@ def test_settings_that_do_not_fit_are_refused(cls, make_venv, kwargs, message):
 
 def test_gamma_is_required_and_must_be_a_discount():
     venv = skill_vec_env(ToyEnv)
-    with pytest.raises(TypeError, match="gamma"):
+    with pytest.raises(TypeError, match=r"the agent's has no effect: pass replay_buffer_kwargs=\{'gamma'"):
+        SAC("MlpPolicy", venv, gamma=0.9, replay_buffer_class=SkillReplayBuffer, device="cpu")
+    with pytest.raises(TypeError, match="SkillReplayBuffer has a gamma of its own"):
         SkillReplayBuffer(10, venv.observation_space, venv.action_space)
     with pytest.raises(ValueError, match=r"discount per low-level step and must be in \(0, 1\], got 1.2"):
         SkillReplayBuffer(10, venv.observation_space, venv.action_space, gamma=1.2)

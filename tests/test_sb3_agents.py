@@ -8,6 +8,7 @@ import gymnasium as gym
 import numpy as np
 import pytest
 import torch
+from gymnasium.wrappers import RescaleObservation
 from stable_baselines3 import PPO, SAC
 from stable_baselines3.common.vec_env import DummyVecEnv, VecMonitor, VecNormalize
 
@@ -104,13 +105,39 @@ def test_agents_of_many_environments_are_made_again_with_one(tmp_path, folder):
     assert (record["skill_durations"], record["replan_every"], record["discount"]) == ([5], 4, 0.9)
     loaded = load_agent(PPO, tmp_path / "agent", device="cpu")
     np.testing.assert_array_equal(predictions(agent), predictions(loaded))
-    (env,) = loaded.get_env().envs
-    assert env.get_wrapper_attr("skill_duration") == 5
-    env.reset(seed=0)
-    assert sum(env.step(env.action_space.sample())[-1]["skill_length"] for _ in range(2)) <= 12
+    env = loaded.get_env()
+    assert (env.num_envs, env.get_attr("skill_duration"), env.get_attr("spec")[0].kwargs["discount"]) == (1, [5], 0.9)
+    assert save_agent(loaded, tmp_path / "again").read_text() == (tmp_path / "agent.skills.json").read_text()
+    assert loaded.learn(8).num_timesteps == 8
     other = make_policy(seed=1)
     with pytest.raises(SkillPolicyMismatch, match=r"skills \(sha256 .*, got without a name \(sha256"):
         load_agent(PPO, tmp_path / "agent", make_vec_env("Toy-v0", other, 2, **settings))
+
+
+@pytest.mark.parametrize(
+    "make_env",
+    [
+        lambda folder: toy(str(folder), skill_duration=5, discount=0.9),
+        lambda folder: RescaleObservation(toy(str(folder), skill_duration=5, discount=0.9), -1, 1),
+        lambda folder: make_vec_env("Toy-v0", str(folder), 3, skill_duration=5, discount=0.9, worker_timeout=60),
+        lambda folder: gym.make("didi_gym/Skill-v0", env_id="Toy-v0", policy=str(folder), discount=0.9),
+    ],
+    ids=["wrapper", "wrapper around", "make_vec_env", "id"],
+)
+def test_an_environment_made_again_reports_episodes_in_low_level_steps_and_undiscounted(tmp_path, folder, make_env):
+    register_toys()
+    save_agent(make_agent(make_env(folder)), tmp_path / "agent")
+    env = load_agent(PPO, tmp_path / "agent", device="cpu").get_env()
+    env.seed(0)
+    env.reset()
+    longest, length, total = 0, 0, 0.0
+    for _ in range(20):
+        _, _, done, (info,) = env.step(np.zeros((1, 2), np.float32))
+        length, total = length + info["skill_length"], total + info["skill_return"]
+        if done[0]:
+            assert (info["episode"]["l"], info["episode"]["r"]) == (length, pytest.approx(total, abs=1e-5))
+            longest, length, total = max(longest, length), 0, 0.0
+    assert longest > 5  # more than one skill
 
 
 def vector_env(policy, n_envs=2, **settings):

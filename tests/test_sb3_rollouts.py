@@ -236,3 +236,39 @@ def test_settings_that_do_not_fit_are_refused(ours):
         make_agent(ours, venv, rollout_buffer_class=RolloutBuffer)
     with pytest.raises(ValueError, match=r"discount per low-level step and must be in \(0, 1\], got 0"):
         make_agent(ours, venv, gamma=0)
+    with pytest.raises(ValueError, match=r"for Dict observations, .*; leave rollout_buffer_class out"):
+        make_agent(ours, venv, rollout_buffer_class=SkillDictRolloutBuffer)
+
+
+class FollowSignal(ToyEnv):
+    """Pays 1 for every step whose action points where the signal says; the signal is drawn anew every fourth step."""
+
+    def step(self, action):
+        paid = float(int(action.argmax()) == self.signal)
+        self.steps_left -= 1
+        if self.steps_left % 4 == 0:
+            self.signal = int(self.np_random.integers(2))
+        return self._observation(), paid, False, self.steps_left == 0, {}
+
+    def _observation(self):
+        if not hasattr(self, "signal"):
+            self.signal = 0
+        return np.array([0.0, 0.0, self.signal])
+
+
+@pytest.mark.parametrize(("algorithm", "gamma", "pays"), [(SkillPPO, 0.9, 0.95), (PPO, 0.9**4, 0.7), (PPO, 0.9**16, 0.7)])
+def test_of_skills_of_several_lengths_a_discount_by_length_takes_those_that_pay_per_step(algorithm, gamma, pays):
+    # A skill of 4 steps earns 4, one of 16 earns 10: for one discount whatever the length, the longer one wins.
+    def make():
+        return SkillActionWrapper(FollowSignal(64, 64), ScriptedPolicy("discrete"), skill_duration=(4, 16), discount=0.9)
+
+    agent = make_agent(algorithm, DummyVecEnv([make] * 8), gamma=gamma, learning_rate=0.01, n_steps=32, batch_size=128)
+    agent.learn(3000)
+    env, paid = make(), 0.0
+    for seed in range(10):
+        observation, _ = env.reset(seed=seed)
+        ended = False
+        while not ended:
+            observation, _, _, ended, info = env.step(int(agent.predict(observation, deterministic=True)[0]))
+            paid += info["skill_return"]
+    assert (paid / 640 > pays) == (algorithm is SkillPPO)

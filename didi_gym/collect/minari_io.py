@@ -78,11 +78,18 @@ def datasets_root() -> Path:
 
 
 def require_writable(dataset_id: str, *, overwrite: bool) -> None:
-    """Refuse, before any work is done, to replace a data set that is there already.
+    """Refuse, before any work is done, an id that is none, or to replace a data set that is there already.
 
     Raises:
         FileExistsError: `dataset_id` exists and `overwrite` is not set.
+        ValueError: `dataset_id` is no Minari id.
     """
+    from minari.dataset.minari_dataset import parse_dataset_id
+
+    try:
+        parse_dataset_id(dataset_id)
+    except (ValueError, TypeError) as error:  # minari's TypeError is for an id without a version
+        raise ValueError(f"expected a data set id such as didi/name-v0, got {dataset_id!r}: {error}") from error
     folder = datasets_root() / dataset_id
     if folder.exists() and not overwrite:
         raise FileExistsError(
@@ -101,6 +108,7 @@ def write_dataset(
     algorithm_name: str,
     description: str,
     requirements: Sequence[str] = (),
+    about: Mapping[str, str] | None = None,
     overwrite: bool = False,
 ) -> Any:
     """Write episodes as the local Minari data set `dataset_id` and load it.
@@ -111,6 +119,7 @@ def write_dataset(
         env_spec: `gymnasium.envs.registration.EnvSpec` from which `dataset.recover_environment()` builds.
         layout: what a state holds, kept in the metadata under `didi_gym_layout`.
         keys: Dict observation keys that make the state, kept under `didi_gym_keys`.
+        about: further metadata.
         overwrite: replace an existing data set.
 
     Raises:
@@ -150,7 +159,8 @@ def write_dataset(
                 data_format="hdf5",
             )
             dataset.storage.update_episode_metadata([dict(episode.labels) for episode in episodes])
-            dataset.storage.update_metadata({LAYOUT_KEY: json.dumps(to_dict(layout)), KEYS_KEY: json.dumps(list(keys))})
+            known = {LAYOUT_KEY: json.dumps(to_dict(layout)), KEYS_KEY: json.dumps(list(keys))}
+            dataset.storage.update_metadata({**(about or {}), **known})
         _make_namespace(dataset_id)
         place, replaced = root / dataset_id, building / "replaced"
         if place.exists():

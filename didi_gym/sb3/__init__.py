@@ -6,20 +6,39 @@ skill's rewards, and an agent over skills optimises the return of the low-level 
 
 | agent | with | gamma: the low-level discount |
 |---|---|---|
-| SAC, TD3, DQN; TQC, CrossQ, QRDQN | `SkillReplayBuffer`, `SkillDictReplayBuffer` | the buffer's, not the agent's |
-| the same, on goals (not CrossQ) | `SkillHerReplayBuffer` | the buffer's, not the agent's |
+| SAC, TD3, DQN; TQC, CrossQ, QRDQN | `SkillReplayBuffer` | the buffer's, not the agent's |
+| the same but CrossQ, on Dict observations | `SkillDictReplayBuffer` | the buffer's, not the agent's |
+| the same but CrossQ, on goals | `SkillHerReplayBuffer` | the buffer's, not the agent's |
 | PPO, A2C | `SkillPPO`, `SkillA2C` | the agent's |
 | MaskablePPO, where not all skills are allowed | `SkillMaskablePPO` (needs sb3-contrib) | the agent's |
 | SB3's own PPO, A2C, MaskablePPO | nothing | give them `gamma ** skill_duration`: exact but for skills cut short |
 
-SAC and its kin take `gamma` in `replay_buffer_kwargs`; their own has no effect. Whatever SB3 counts, it counts in
-skills: `total_timesteps`, `num_timesteps`, `n_steps`, `learning_starts`. The wrapper's `low_level_steps` counts the
-simulator's steps.
+Where the agent chooses among several durations, no `gamma ** k` is right: SB3's own then take a decision to cost the
+same whatever its length, and learn to take long skills.
+
+`make_vec_env` makes the environments, with one planner for all of them:
+
+    >>> env = make_vec_env("AntMaze_Open-v5", "ant-directions", n_envs=4, continuing_task=False, discount=0.99)
+    >>> agent = SAC(
+    ...     "MultiInputPolicy",
+    ...     env,
+    ...     gradient_steps=-1,
+    ...     replay_buffer_class=SkillHerReplayBuffer,
+    ...     replay_buffer_kwargs={"gamma": 0.99},
+    ... )
+
+SAC and its kin take `gamma` in `replay_buffer_kwargs`; their own has no effect. They learn once per step of the vector
+environment, which is `n_envs` decisions: with `gradient_steps=-1` (DQN: and `train_freq=1`) once per decision, as with
+one environment.
+
+Whatever SB3 counts, it counts in skills: `total_timesteps`, `num_timesteps`, `n_steps`, `learning_starts`, `fps`. The
+Monitors of `make_vec_env` are inside the skills, so `rollout/ep_len_mean`, `rollout/ep_rew_mean` and `evaluate_policy`
+are the low-level task's; the environment's `low_level_steps` counts the simulator's steps.
 
 `VecNormalize` belongs around the skill environments, never inside: the skill policy must see the environment's own
 numbers. Its `gamma` only serves to scale rewards, and is per skill:
 
-    >>> env = DummyVecEnv([lambda: SkillActionWrapper(gym.make("HalfCheetah-v5"), "my-skills", discount=0.99)])
+    >>> env = make_vec_env("HalfCheetah-v5", "my-skills", n_envs=4, discount=0.99)
     >>> env = VecNormalize(env, gamma=0.99 ** env.get_attr("skill_duration")[0])
     >>> kwargs = {"gamma": 0.99}
     >>> agent = SAC("MlpPolicy", env, replay_buffer_class=SkillReplayBuffer, replay_buffer_kwargs=kwargs)
@@ -29,7 +48,8 @@ An agent is of use only with the skills that it was trained on. `save_agent` nam
 
     >>> save_agent(agent.learn(10_000), "runs/cheetah.zip")
     >>> agent.get_vec_normalize_env().save("runs/normalize.pkl")  # where there is one
-    >>> agent = load_agent(SAC, "runs/cheetah.zip", env)
+    >>> env = VecNormalize.load("runs/normalize.pkl", make_vec_env("HalfCheetah-v5", "my-skills", discount=0.99))
+    >>> agent = load_agent(SAC, "runs/cheetah.zip", env)  # without VecNormalize the environment is made again
 """
 
 from __future__ import annotations

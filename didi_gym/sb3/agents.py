@@ -13,13 +13,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import gymnasium as gym
-from gymnasium.envs.registration import EnvSpec
+from gymnasium.envs.registration import EnvSpec, load_env_creator
 from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import VecEnv, VecEnvWrapper, VecMonitor
 
+from didi_gym.sb3.envs import make_vec_env
 from didi_gym.tensors import write_atomically
 from didi_gym.version import __version__
 from didi_gym.wrappers.sb3 import SkillActionVecEnvWrapper
+from didi_gym.wrappers.single import SkillActionWrapper
 
 if TYPE_CHECKING:
     from didi_gym.policy import SkillPolicy
@@ -29,6 +32,7 @@ Agent = TypeVar("Agent", bound=BaseAlgorithm)
 FORMAT_VERSION = 1
 RECORDED = frozenset({"algorithm", "policy", "skill_durations", "action_space", "env_spec"})
 MONITOR = "stable_baselines3.common.monitor:Monitor"
+MAKE_REGISTERED = "didi_gym.registration:make_registered"
 
 
 class SkillPolicyMismatch(ValueError):
@@ -75,6 +79,8 @@ def save_agent(agent: BaseAlgorithm, path: str | Path) -> Path:
     `skill_durations`, `replan_every`, reward and discount, and the environment's spec where that can be written down.
     The replay buffer and the statistics of a `VecNormalize` are files of their own, as ever in SB3: save the latter
     with `agent.get_vec_normalize_env().save("normalize.pkl")`, or the agent will see other numbers than in training.
+    SB3's callbacks (EvalCallback, CheckpointCallback) write zips alone: `algorithm.load(path, env=env)` reads these,
+    and checks nothing.
 
     Args:
         agent: an agent with its environment, which runs skills.
@@ -113,8 +119,9 @@ def load_agent(algorithm: type[Agent], path: str | Path, env: gym.Env | VecEnv |
         path: as given to `save_agent`.
         env: an environment or VecEnv that runs skills. Where None, one environment is made from the recorded spec.
             None is recorded around a live policy without a name, of a reward or `obs_fn` given as a function, of a
-            wrapper that Gymnasium cannot describe, and with vector wrappers such as VecNormalize. The new environment's
-            Monitor is outside and counts skills.
+            wrapper that Gymnasium cannot describe, and with vector wrappers such as VecNormalize. The new environment
+            has its Monitor inside, as with `make_vec_env`, where it counts low-level steps (but outside, where it was
+            made from a registered id with more wrappers around).
         **kwargs: see `BaseAlgorithm.load` (`device`, `custom_objects`, ...).
 
     Raises:
@@ -189,10 +196,27 @@ def _describe_env(env: VecEnv) -> dict[str, Any] | None:
         return None
 
 
-def _make_env(record: dict[str, Any], path: str | Path) -> gym.Env:
+def _make_env(record: dict[str, Any], path: str | Path) -> gym.Env | VecEnv:
+    """The recorded environment, with a Monitor inside the skills, as `make_vec_env` has: it counts low-level steps."""
     if record["env_spec"] is None:
         raise ValueError(f"{sidecar_path(path)} does not say how to make the agent's environment; pass env=")
-    return gym.make(EnvSpec.from_json(json.dumps(record["env_spec"])))
+    spec = EnvSpec.from_json(json.dumps(record["env_spec"]))
+    wrappers = spec.additional_wrappers
+    if spec.entry_point == MAKE_REGISTERED and not wrappers:
+        return make_vec_env(**spec.kwargs)
+    classes: list[Any] = [load_env_creator(wrapper.entry_point) for wrapper in wrappers]
+    skills = [isinstance(cls, type) and issubclass(cls, SkillActionWrapper) for cls in classes]
+    if not any(skills):  # an id that makes skills itself
+        return gym.make(spec)
+    first = skills.index(True)
+    env: gym.Env = Monitor(gym.make(dataclasses.replace(spec, additional_wrappers=wrappers[:first])))
+    try:
+        for cls, wrapper in zip(classes[first:], wrappers[first:], strict=True):
+            env = cls(env=env, **(wrapper.kwargs or {}))
+    except BaseException:
+        env.close()
+        raise
+    return env
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -18,6 +18,7 @@ from didi_gym.ids import SKILL_ID
 from didi_gym.planner import load_policy, policy_reference
 from didi_gym.registration import make_wrapped, split_settings
 from didi_gym.wrappers.sb3 import SkillActionVecEnvWrapper
+from didi_gym.wrappers.workers import start
 
 if TYPE_CHECKING:
     from didi_gym.policy import SkillPolicy
@@ -65,7 +66,7 @@ def make_vec_env(
         seed=seed,
         monitor_dir=monitor_dir,
         wrapper_class=SkillExecutor,
-        vec_env_cls=vec_env_cls,
+        vec_env_cls=functools.partial(start, vec_env_cls),  # type: ignore[arg-type]
         vec_env_kwargs=vec_env_kwargs,
         monitor_kwargs=monitor_kwargs,
         wrapper_kwargs={**settings.executor, "report_errors": own_process},

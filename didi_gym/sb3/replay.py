@@ -13,7 +13,7 @@ from stable_baselines3.common.type_aliases import DictReplayBufferSamples, Repla
 from stable_baselines3.common.vec_env import VecEnv, VecNormalize
 
 from didi_gym.rewards import RewardRule
-from didi_gym.sb3.lengths import check_gamma, read_lengths
+from didi_gym.sb3.lengths import check_gamma, check_observations, read_lengths
 
 SUCCESS_TOLERANCE = 1e-6
 """How far below the reward of a reached goal still counts as reached, against rounding."""
@@ -26,7 +26,7 @@ class SkillReplayBuffer(ReplayBuffer):
     `SkillHerReplayBuffer` adds hindsight goals. To be exact, give the wrapper the same `discount`.
 
     Args:
-        gamma: the low-level discount, per low-level step. The agent's own `gamma` has no effect.
+        gamma: the low-level discount, per low-level step; required. The agent's own `gamma` has no effect.
         others: see `stable_baselines3.common.buffers.ReplayBuffer`; `optimize_memory_usage` is not supported.
 
     Example:
@@ -45,9 +45,15 @@ class SkillReplayBuffer(ReplayBuffer):
         optimize_memory_usage: bool = False,
         handle_timeout_termination: bool = True,
         *,
-        gamma: float,
+        gamma: float | None = None,
         **kwargs: Any,
     ) -> None:
+        check_observations(type(self), DictReplayBuffer, observation_space)
+        if gamma is None:
+            raise TypeError(
+                f"{type(self).__name__} has a gamma of its own, the discount per low-level step, and the agent's has "
+                "no effect: pass replay_buffer_kwargs={'gamma': ...}"
+            )
         if optimize_memory_usage:
             raise ValueError("skill replay buffers keep both observations of a skill; set optimize_memory_usage=False")
         super().__init__(
@@ -134,7 +140,7 @@ class SkillHerReplayBuffer(SkillDictReplayBuffer, HerReplayBuffer):
 
     Args:
         env: the training environment, given by SB3.
-        gamma: the low-level discount. The agent's own `gamma` has no effect.
+        gamma: the low-level discount; required. The agent's own `gamma` has no effect.
         her_ratio: share of relabelled transitions in a batch.
         terminal_on_success: whether the task ends where the goal is reached, as in the environment. A relabelled skill
             then ends at the low-level step that reaches the goal, and a termination that reached the *old* goal is none
@@ -147,7 +153,7 @@ class SkillHerReplayBuffer(SkillDictReplayBuffer, HerReplayBuffer):
     The base environment's reward must depend on achieved and desired goal only, and no wrapper inside may change it.
 
     Example:
-        >>> env = SkillActionWrapper(gym.make("AntMaze_Open-v5", continuing_task=False), "ant", discount=0.995)
+        >>> env = didi_gym.make("AntMaze_Open-v5", "ant-directions", continuing_task=False, discount=0.995)
         >>> kwargs = {"gamma": 0.995, "her_ratio": 0.6}
         >>> agent = SAC("MultiInputPolicy", env, replay_buffer_class=SkillHerReplayBuffer, replay_buffer_kwargs=kwargs)
     """
@@ -163,7 +169,7 @@ class SkillHerReplayBuffer(SkillDictReplayBuffer, HerReplayBuffer):
         optimize_memory_usage: bool = False,
         handle_timeout_termination: bool = True,
         *,
-        gamma: float,
+        gamma: float | None = None,
         her_ratio: float = 0.8,
         terminal_on_success: bool = True,
         success_reward: float | None = None,
@@ -171,7 +177,7 @@ class SkillHerReplayBuffer(SkillDictReplayBuffer, HerReplayBuffer):
         if not 0 <= her_ratio <= 1:
             raise ValueError(f"her_ratio is a share of each batch and must be in [0, 1], got {her_ratio}")
         duration, rule = _skill_settings(env)
-        if rule.discount not in (1.0, gamma):
+        if gamma is not None and rule.discount not in (1.0, gamma):
             raise ValueError(
                 f"the wrapper discounts rewards by {rule.discount} per low-level step, the buffer by {gamma}; give "
                 "both the same (or the wrapper none)"

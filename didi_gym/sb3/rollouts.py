@@ -18,7 +18,7 @@ from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from stable_baselines3.common.vec_env import VecEnv
 
-from didi_gym.sb3.lengths import check_gamma, read_lengths
+from didi_gym.sb3.lengths import check_gamma, check_observations, read_lengths
 
 
 class SkillRolloutBuffer(RolloutBuffer):
@@ -51,6 +51,7 @@ class SkillRolloutBuffer(RolloutBuffer):
         gamma: float = 0.99,
         n_envs: int = 1,
     ) -> None:
+        check_observations(type(self), DictRolloutBuffer, observation_space)
         super().__init__(
             buffer_size, observation_space, action_space, device, gae_lambda, check_gamma(gamma), n_envs=n_envs
         )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import functools
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,9 +24,9 @@ from didi_gym.planner import (
     check_executors,
     load_policy,
     resolve_settings,
-    row_of,
+    rows_of,
 )
-from didi_gym.wrappers.workers import WORKER_TIMEOUT, Workers
+from didi_gym.wrappers.workers import WORKER_TIMEOUT, WorkerError, Workers
 
 if TYPE_CHECKING:
     from didi_gym.policy import SkillPolicy
@@ -90,74 +92,91 @@ class SkillActionVecEnvWrapper(VecEnvWrapper):
             "policy": self.policy,
             "replan_every": replan_every,
             "skill_durations": durations,
-            "action_masks": self._all_masks,
             "spec": None,
         }
         super().__init__(venv, action_space=self._planner.action_space)
         self._keys = tuple(venv.action_space.spaces)  # type: ignore[attr-defined]
         self.replan_every = replan_every
         self.low_level_steps = 0
-        self._observations: Any = None
+        self._inputs: np.ndarray | None = None
+        self._kept: Any = None
         self._schedule: Schedule | None = None
         base = venv.unwrapped
         if isinstance(base, SubprocVecEnv):
-            self._workers = Workers(base.processes, self._close_killed)
+            self._workers = Workers(base, base.processes, _close_killed)
             base.remotes = tuple(self._workers.watch(base.remotes, worker_timeout))
 
     def reset(self) -> VecEnvObs:
         self._schedule = None
-        self._observations = self.venv.reset()
+        observations = self.venv.reset()
         self.reset_infos = self.venv.reset_infos
-        return self._observations
+        self._check(self.reset_infos)
+        self._look(observations)
+        return observations
 
     def step_async(self, actions: np.ndarray) -> None:
         """Plan one skill in every environment, `actions` `(n_envs, ...)`, and let the environments begin it."""
-        if self._observations is None:
+        if self._inputs is None:
             raise gym.error.ResetNeeded("call reset() before the first step()")
-        self._schedule = self._planner.schedule(actions, idle=np.zeros(self.num_envs, dtype=bool))
+        self._schedule = self._planner.schedule(actions, self._inputs, idle=np.zeros(self.num_envs, dtype=bool))
         self._send(self._schedule)
 
     def step_wait(self) -> VecEnvStepReturn:
         assert self._schedule is not None, "step_async() comes before step_wait()"
         while True:
-            self._observations, rewards, dones, infos = self.venv.step_wait()
-            for index, info in enumerate(infos):
-                if "skill_error" in info:
-                    raise self._workers.fail(index, f"raised {info['skill_error']}")
+            observations, rewards, dones, infos = self.venv.step_wait()
+            self._check(infos)
             if self._schedule.finished:
                 break
-            self._schedule.skip(np.array([info["skill_over"] for info in infos]))
+            self._schedule.observe(observations, np.array([info["skill_over"] for info in infos]))
             self._send(self._schedule)
+        self._check(self.venv.reset_infos)
         self._schedule, self.reset_infos = None, self.venv.reset_infos
         self.low_level_steps += sum(info["skill_length"] for info in infos)
-        return self._observations, rewards, dones, infos
+        self._look(observations)
+        return observations, rewards, dones, infos
+
+    def _look(self, observations: Any) -> None:
+        """Take from observations what the next step needs: the caller may write into the arrays it gets."""
+        self._inputs = self._planner.batch_inputs(observations, np.arange(self.num_envs))
+        self._kept = self._planner.kept(observations)
+
+    def _check(self, infos: Sequence[dict[str, Any]]) -> None:
+        """Raise `WorkerError` for what the environment of a worker raised."""
+        for index, info in enumerate(infos):
+            if "skill_error" in info:
+                what, trace = info["skill_error"]
+                raise self._workers.fail(index, f"raised {what}") from RuntimeError(trace)
+
+    def close(self) -> None:
+        """End all environments. A worker that fails meanwhile is ended, which is all that this is for."""
+        with contextlib.suppress(WorkerError):
+            super().close()
 
     def _send(self, schedule: Schedule) -> None:
-        chunk = schedule.chunk(self._observations)
+        chunk = schedule.chunk()
         self.venv.step_async([{key: chunk[key][i] for key in self._keys} for i in range(self.num_envs)])  # type: ignore[arg-type]
-
-    def _close_killed(self) -> None:
-        base = self.venv.unwrapped
-        assert isinstance(base, SubprocVecEnv)
-        for remote in base.remotes:
-            remote.close()
-        base.waiting, base.closed = False, True
 
     def action_masks(self) -> np.ndarray:
         """Which discrete actions are allowed now, bool `(n_envs, actions)`."""
         return np.stack(self._all_masks())
 
     def _all_masks(self) -> list[np.ndarray]:
-        return list(self._planner.masks([row_of(self._observations, row) for row in range(self.num_envs)]))
+        return list(self._planner.masks(rows_of(self._kept, self.num_envs)))
+
+    def _mask(self, index: int) -> np.ndarray:
+        return self._all_masks()[index]
 
     # What the planner owns is not in the environments, so these answer before they ask there.
     def get_attr(self, attr_name: str, indices: VecEnvIndices = None) -> list[Any]:
         if attr_name in self._own:
             return [self._own[attr_name] for _ in self._get_indices(indices)]
+        if attr_name == "action_masks":
+            return [functools.partial(self._mask, index) for index in self._get_indices(indices)]
         return self.venv.get_attr(attr_name, indices)
 
     def has_attr(self, attr_name: str) -> bool:
-        return attr_name in self._own or self.venv.has_attr(attr_name)
+        return attr_name in {*self._own, "action_masks"} or self.venv.has_attr(attr_name)
 
     def env_method(
         self, method_name: str, *method_args: Any, indices: VecEnvIndices = None, **method_kwargs: Any
@@ -173,3 +192,10 @@ class SkillActionVecEnvWrapper(VecEnvWrapper):
 
     def __reduce__(self) -> Any:
         return super().__reduce__() if self._make is None else (self._make, ())
+
+
+def _close_killed(base: SubprocVecEnv) -> None:
+    """Close after the workers were killed: nothing is asked of them any more."""
+    for remote in base.remotes:
+        remote.close()
+    base.waiting, base.closed = False, True

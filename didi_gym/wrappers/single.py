@@ -122,7 +122,7 @@ class SkillActionWrapper(gym.Wrapper, gym.utils.RecordConstructorArgs):
             terminate_fn=terminate_fn,
             replan_every=self.replan_every,
             reward=reward,
-            discount=discount,
+            discount=float(discount),
             obs_fn=obs_fn,
             mask_fn=mask_fn,
             device=device,
@@ -155,11 +155,15 @@ class SkillActionWrapper(gym.Wrapper, gym.utils.RecordConstructorArgs):
             batch_invariant=batch_invariant,
         )
         self._closed = False
+        self._inputs: np.ndarray | None = None
+        self._kept: Any = None
         self.action_space = self._planner.action_space
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
         refuse_outer_time_limit(self)
-        return self._executor.reset(seed=seed, options=options)
+        observation, info = self._executor.reset(seed=seed, options=options)
+        self._look(observation)
+        return observation, info
 
     def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
         """Run one skill.
@@ -171,20 +175,31 @@ class SkillActionWrapper(gym.Wrapper, gym.utils.RecordConstructorArgs):
             observation, reward, terminated, truncated, info after the skill's last low-level step.
 
         Raises:
-            ValueError: an action that is not finite.
+            ValueError: not one action, or one that is not finite.
             gymnasium.error.ResetNeeded: no episode is running.
         """
         skill, duration = self._planner.decode(action)
-        self._executor.begin(int(duration), skill)
-        over = False
+        if duration.ndim:
+            raise ValueError(f"expected one action, of shape {self.action_space.shape}, got shape {np.shape(action)}")
+        executor, planner = self._executor, self._planner
+        executor.begin(int(duration), skill)
+        assert self._inputs is not None  # an episode is running
+        over = executor.run(planner.plan(self._inputs[None], skill[None])[0])
         while not over:
-            inputs = self._planner.inputs(self._executor.observation)
-            over = self._executor.run(self._planner.plan(inputs[None], skill[None])[0])
-        return self._executor.finish()
+            inputs = planner.inputs(executor.observation)
+            over = executor.run(planner.plan(inputs[None], skill[None])[0])
+        result = executor.finish()
+        if not executor.ended:
+            self._look(result[0])
+        return result
+
+    def _look(self, observation: Any) -> None:
+        """Take from an observation what the next step needs: the caller may write into the array it gets."""
+        self._inputs, self._kept = self._planner.inputs(observation), self._planner.kept(observation)
 
     def action_masks(self) -> np.ndarray:
         """Which discrete actions are allowed now, bool `(actions,)`: what `sb3_contrib.MaskablePPO` asks for."""
-        return self._planner.masks([self._executor.observation])[0]
+        return self._planner.masks([self._kept])[0]
 
     def close(self) -> None:
         if not self._closed:

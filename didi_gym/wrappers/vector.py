@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -24,9 +25,9 @@ from didi_gym.planner import (
     load_policy,
     pinned,
     resolve_settings,
-    row_of,
+    rows_of,
 )
-from didi_gym.wrappers.workers import WORKER_TIMEOUT, Workers
+from didi_gym.wrappers.workers import WORKER_TIMEOUT, WorkerError, Workers
 
 if TYPE_CHECKING:
     from didi_gym.policy import SkillPolicy
@@ -106,12 +107,13 @@ class SkillActionVectorWrapper(VectorWrapper):
         self.action_space = batch_space(self._planner.action_space, env.num_envs)
         self.low_level_steps = 0
         self._mode = mode
-        self._observations: Any = None
+        self._inputs = np.zeros((env.num_envs, self._planner.num_inputs), np.float32)
+        self._kept: Any = None
         self._ended = np.zeros(env.num_envs, dtype=bool)
         self._make: Callable[[], SkillActionVectorWrapper] | None = None
         base = env.unwrapped
         if isinstance(base, AsyncVectorEnv):
-            self._workers = Workers(base.processes, self._close_killed, base.error_queue)
+            self._workers = Workers(base, base.processes, _close_killed, base.error_queue)
             base.parent_pipes = self._workers.watch(base.parent_pipes, worker_timeout)
 
     def reset(
@@ -120,9 +122,10 @@ class SkillActionVectorWrapper(VectorWrapper):
         """Reset all sub-environments, or those of `options["reset_mask"]`, bool `(num_envs,)`."""
         mask = None if options is None else options.get("reset_mask")
         options = copy.copy(options)  # the vector environment takes the mask out of what it is given
-        self._observations, infos = self.env.reset(seed=seed, options=options)  # type: ignore[arg-type]
+        observations, infos = self._ask(self.env.reset, seed=seed, options=options)
         self._ended = np.zeros(self.num_envs, dtype=bool) if mask is None else self._ended & ~mask
-        return self._observations, infos
+        self._look(observations, np.arange(self.num_envs) if mask is None else np.flatnonzero(mask))
+        return observations, infos
 
     def step(self, actions: Any) -> tuple[Any, np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]:
         """Run one skill in every sub-environment.
@@ -134,9 +137,10 @@ class SkillActionVectorWrapper(VectorWrapper):
             observations, rewards float64 `(num_envs,)`, terminations and truncations bool `(num_envs,)`, infos.
 
         Raises:
+            ValueError: not one action for each sub-environment, or one that is not finite.
             gymnasium.error.ResetNeeded: with autoreset disabled, an episode has ended and was not reset.
         """
-        if self._observations is None:
+        if self._kept is None:
             raise gym.error.ResetNeeded("call reset() before the first step()")
         if self._mode == AutoresetMode.DISABLED and self._ended.any():
             raise gym.error.ResetNeeded(
@@ -144,32 +148,61 @@ class SkillActionVectorWrapper(VectorWrapper):
                 'disabled: call reset(options={"reset_mask": terminations | truncations}) first'
             )
         resetting = self._ended if self._mode == AutoresetMode.NEXT_STEP else np.zeros(self.num_envs, dtype=bool)
-        schedule = self._planner.schedule(actions, idle=resetting)
+        schedule = self._planner.schedule(actions, self._inputs, idle=resetting)
         reset_infos: dict[str, Any] | None = None
         while True:
-            chunk = schedule.chunk(self._observations)
-            self._observations, rewards, terminations, truncations, infos = self.env.step(chunk)
+            observations, rewards, terminations, truncations, infos = self._ask(self.env.step, schedule.chunk())
             if schedule.finished:
                 break
-            schedule.skip(infos["skill_over"])
+            schedule.observe(observations, infos["skill_over"])
             reset_infos = infos if reset_infos is None else reset_infos
         if reset_infos is not None:
             for row in np.flatnonzero(resetting):  # what they said is in the first chunk's answer
                 infos = self._add_info(infos, _info_of(reset_infos, int(row)), int(row))
         self._ended = terminations | truncations
         self.low_level_steps += int(_skill_lengths(infos).sum())
-        return self._observations, rewards, terminations, truncations, infos
+        # Nothing is planned from an episode's end, which SAME_STEP alone does not show.
+        same_step = self._mode == AutoresetMode.SAME_STEP
+        self._look(observations, np.arange(self.num_envs) if same_step else np.flatnonzero(~self._ended))
+        return observations, rewards, terminations, truncations, infos
 
-    def _close_killed(self) -> None:
-        """Close after the workers were killed: nothing is asked of them any more."""
-        base = self.env.unwrapped
-        assert isinstance(base, AsyncVectorEnv)
-        base._state = AsyncState.DEFAULT
-        self.env.close(terminate=True)
+    def _look(self, observations: Any, rows: np.ndarray) -> None:
+        """Take from observations what the next step needs: the caller may write into the arrays it gets."""
+        self._inputs[rows] = self._planner.batch_inputs(observations, rows)
+        self._kept = self._planner.kept(observations)
+
+    def _ask(self, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        """Call a method of the vector environment; where it fails half-way through the workers' answers, end them."""
+        try:
+            return function(*args, **kwargs)
+        except BaseException as error:
+            base = self.env.unwrapped
+            if isinstance(base, AsyncVectorEnv) and (
+                base._state != AsyncState.DEFAULT or isinstance(error, KeyboardInterrupt)
+            ):
+                self._workers.end()
+            raise
+
+    def close(self, **kwargs: Any) -> None:
+        """End all sub-environments. A worker that fails meanwhile is ended, which is all that this is for."""
+        with contextlib.suppress(WorkerError):
+            super().close(**kwargs)
+
+    def call(self, name: str, *args: Any, **kwargs: Any) -> tuple[Any, ...]:
+        """The attribute of this name, or the result of calling it, of every sub-environment, a `SkillExecutor`."""
+        return self.env.unwrapped.call(name, *args, **kwargs)  # type: ignore[attr-defined]
+
+    def get_attr(self, name: str) -> tuple[Any, ...]:
+        """The attribute of this name of every sub-environment."""
+        return self.env.unwrapped.get_attr(name)  # type: ignore[attr-defined]
+
+    def set_attr(self, name: str, values: Any) -> None:
+        """Set an attribute of the sub-environments to one value, or to one each in a list or tuple."""
+        self.env.unwrapped.set_attr(name, values)  # type: ignore[attr-defined]
 
     def action_masks(self) -> np.ndarray:
         """Which discrete actions are allowed now, bool `(num_envs, actions)`."""
-        return self._planner.masks([row_of(self._observations, row) for row in range(self.num_envs)])
+        return self._planner.masks(rows_of(self._kept, self.num_envs))
 
     @property
     def spec(self) -> EnvSpec | None:  # type: ignore[override]
@@ -184,13 +217,20 @@ class SkillActionVectorWrapper(VectorWrapper):
         return super().__reduce__() if self._make is None else (self._make, ())
 
 
+def _close_killed(base: AsyncVectorEnv) -> None:
+    """Close after the workers were killed: nothing is asked of them any more."""
+    base._state = AsyncState.DEFAULT
+    base.close(terminate=True)
+
+
 def _info_of(infos: dict[str, Any], row: int) -> dict[str, Any]:
     """What one sub-environment said, out of a vector environment's infos."""
     own = {}
     for key, values in infos.items():
         mask = infos.get(f"_{key}")
         if mask is not None and mask[row]:
-            own[key] = _info_of(values, row) if isinstance(values, dict) else values[row]
+            value = _info_of(values, row) if isinstance(values, dict) else values[row]
+            own[key] = bool(value) if isinstance(value, np.bool_) else value  # the kind that vectors of infos know
     return own
 
 

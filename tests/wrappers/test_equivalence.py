@@ -149,6 +149,55 @@ def test_a_real_policy_plans_the_same_alone_and_in_company_when_batch_invariant(
     check_vector(SyncVectorEnv, mode, real_policy(kind), **case)
 
 
+operations = st.lists(
+    st.one_of(st.just("step"), st.just("reset"), st.lists(st.booleans(), min_size=3, max_size=3).filter(any)),
+    max_size=8,
+)
+
+
+@pytest.mark.parametrize("backend", [SyncVectorEnv, functools.partial(AsyncVectorEnv, context="fork")])
+@pytest.mark.parametrize("mode", MODES)
+@settings(max_examples=12, deadline=None, suppress_health_check=list(HealthCheck))
+@given(operations=operations, longest=st.integers(1, 25), seed=st.integers(0, 10_000))
+def test_resets_of_all_or_some_at_any_time_are_those_of_single_wrappers(backend, mode, operations, longest, seed):
+    skills = {"skill_duration": 6, "replan_every": 4}
+    singles = [SkillActionWrapper(ToyEnv(longest), ScriptedPolicy(), **skills) for _ in range(3)]
+    envs = SkillActionVectorWrapper(
+        backend(executors(ToyEnv, 3, longest, skills), autoreset_mode=mode), ScriptedPolicy()
+    )
+    envs.action_space.seed(seed)
+    ended = np.zeros(3, dtype=bool)
+    try:
+        for operation in ["reset", *operations, "step"]:
+            if operation == "step" and mode == AutoresetMode.DISABLED and ended.any():
+                operation = ended.tolist()
+            if operation == "step":
+                actions = envs.action_space.sample()
+                observations, rewards, terminations, truncations, _ = envs.step(actions)
+                for i, single in enumerate(singles):
+                    if mode == AutoresetMode.NEXT_STEP and ended[i]:
+                        expected: tuple[Any, ...] = (single.reset()[0], 0.0, False, False)
+                    else:
+                        expected = single.step(actions[i])[:4]
+                    if mode == AutoresetMode.SAME_STEP and (expected[2] or expected[3]):
+                        expected = (single.reset()[0], *expected[1:])
+                    assert_same(observations[i], expected[0])
+                    assert (rewards[i], terminations[i], truncations[i]) == expected[1:]
+                ended = terminations | truncations
+            else:
+                mask = np.ones(3, dtype=bool) if operation == "reset" else np.array(operation)
+                seeds = [seed + i for i in range(3)]
+                options = {} if operation == "reset" else {"options": {"reset_mask": mask}}
+                observations, _ = envs.reset(seed=seeds, **options)
+                for i in np.flatnonzero(mask):
+                    assert_same(observations[i], singles[i].reset(seed=seeds[i])[0])
+                ended &= ~mask
+                seed += 1
+            observations += 100.0  # an agent may normalise in place: the next plan does not change
+    finally:
+        envs.close()
+
+
 def check_vec_env(venv: Any, policy: Any, skills: Any, env_class: Any, n: int, longest: int, seed: int) -> None:
     """The same for Stable-Baselines3, against single wrappers in a DummyVecEnv, Monitors inside both."""
     invariant = {} if isinstance(policy, ScriptedPolicy) else {"batch_invariant": True}

@@ -4,6 +4,7 @@ import copy
 import json
 import pickle
 import warnings
+import weakref
 
 import cloudpickle
 import gymnasium as gym
@@ -117,9 +118,8 @@ def test_obs_fn_gives_the_policy_its_inputs():
     env.step(np.zeros(2))
     assert len(env.unwrapped.trace) > 0
     env = SkillActionWrapper(ToyEnv(), policy, obs_fn=lambda observation: observation)
-    env.reset(seed=0)
     with pytest.raises(ValueError, match=r"obs_fn must return the policy's 2 inputs, got shape \(3,\)"):
-        env.step(np.zeros(2))
+        env.reset(seed=0)
 
 
 def test_options_reach_the_environment():
@@ -330,3 +330,48 @@ def test_an_action_that_is_not_finite_is_refused():
     with pytest.raises(ValueError, match="must be finite"):
         env.step(np.array([np.nan, 0.0]))
     assert env.low_level_steps == 0
+
+
+@pytest.mark.parametrize("kind", ["box", "discrete"])
+def test_an_action_for_several_environments_is_refused(kind):
+    env = SkillActionWrapper(ToyEnv(), ScriptedPolicy(kind))
+    env.reset(seed=0)
+    several = np.stack([env.action_space.sample()])
+    with pytest.raises(ValueError, match=r"expected one action, of shape \(2?,?\), got shape \(1,"):
+        env.step(several)
+    assert env.low_level_steps == 0
+    env.step(several[0])
+
+
+def test_writing_into_an_observation_changes_no_later_plan():
+    envs = [SkillActionWrapper(ToyEnv(50, 50), ScriptedPolicy("discrete"), mask_fn=lambda o: [o[2] > 40, True])]
+    envs.append(copy.deepcopy(envs[0]))
+    for written, env in enumerate(envs):
+        observation, _ = env.reset(seed=0)
+        for _ in range(2):
+            observation[:] = -50 if written else observation
+            observation = env.step(1)[0]
+        observation[:] = -50 if written else observation
+    assert (envs[0].action_masks() == envs[1].action_masks()).all()
+    assert (envs[0].step(0)[0] == envs[1].step(0)[0]).all()
+
+
+def test_masks_that_depend_on_an_observation_need_one():
+    env = SkillActionWrapper(ToyEnv(), ScriptedPolicy("discrete"), mask_fn=lambda observation: observation > 0)
+    with pytest.raises(gym.error.ResetNeeded, match=r"depends on the observation: call reset\(\) first"):
+        env.action_masks()
+
+
+def test_looking_for_a_time_limit_around_keeps_nothing_alive():
+    class Big:
+        pass
+
+    def episode():
+        """A function whose local variables would be kept by a look at them."""
+        big = Big()
+        seen = weakref.ref(big)
+        SkillActionWrapper(ToyEnv(), ScriptedPolicy()).reset(seed=0)
+        del big
+        return seen()
+
+    assert episode() is None

@@ -109,6 +109,113 @@ def test_a_manual_reset_between_two_steps_is_not_taken_for_an_autoreset():
     assert infos["skill_length"].tolist() == [4, 4]
 
 
+@pytest.mark.parametrize("shape", [(2, 2), (1, 2), (4, 2), (2,), (3, 3, 2)])
+def test_one_action_for_each_environment_is_asked_for_and_others_leave_it_usable(shape):
+    for envs in (make_vec("Toy-v0", ScriptedPolicy(), 3), make_vec_env("Toy-v0", ScriptedPolicy(), 3)):
+        envs.reset()
+        with pytest.raises(ValueError, match=rf"one action per environment: expected .*\(3, 2\), got \({shape[0]},"):
+            envs.step(np.zeros(shape))
+        with pytest.raises(ValueError, match="must be finite"):
+            envs.step(np.full((3, 2), np.nan))
+        assert envs.low_level_steps == 0
+        envs.step(np.zeros((3, 2)))
+        assert envs.low_level_steps > 0
+
+
+@pytest.mark.parametrize("kwargs", [{}, {"mode": "async"}, {"copy": False}])
+def test_writing_into_observations_changes_no_later_plan_and_no_mask(kwargs):
+    def second_half(observation):
+        return [observation[2] > 5, True]
+
+    mode, extra = kwargs.pop("mode", "sync"), {"vector_kwargs": kwargs}
+    arguments = {"mask_fn": second_half, "shortest": 30, "longest": 30}
+    policy = ScriptedPolicy("discrete")
+    vectors = [make_vec("Toy-v0", policy, 2, mode, **extra, **arguments) for _ in range(2)]
+    vec_envs = [make_vec_env("Toy-v0", policy, 2, seed=0, **arguments) for _ in range(2)]
+    for left, written in (vectors, vec_envs):
+        for envs in (left, written):
+            seed = {"seed": 0} if envs in vectors else {}
+            observations = envs.reset(**seed)
+            for _ in range(2):
+                if envs is written:
+                    (observations if isinstance(observations, np.ndarray) else observations[0])[:] = -70
+                observations = envs.step(np.array([0, 1]))
+        np.testing.assert_array_equal(left.action_masks(), written.action_masks())
+        np.testing.assert_array_equal(left.step(np.array([1, 1]))[0], written.step(np.array([1, 1]))[0])
+        left.close()
+        written.close()
+
+
+@pytest.mark.parametrize(
+    "kwargs",
+    [
+        {"autoreset_mode": "SameStep"},
+        {"autoreset_mode": gym.vector.AutoresetMode.SAME_STEP},
+        {"autoreset_mode": "same_step", "vectorization_mode": gym.VectorizeMode.SYNC},
+        {"vector_kwargs": {"autoreset_mode": gym.vector.AutoresetMode.SAME_STEP}},
+        {"vector_kwargs": {"autoreset_mode": "SameStep"}},
+    ],
+)
+def test_modes_may_be_named_as_in_gymnasium(kwargs):
+    envs = make_vec("Toy-v0", ScriptedPolicy(name_or_path="toy"), 2, **kwargs)
+    assert envs.metadata["autoreset_mode"] == gym.vector.AutoresetMode.SAME_STEP
+    assert '"same_step"' in envs.spec.to_json()
+
+
+@pytest.mark.parametrize("mode", ["sync", "async"])
+def test_sub_environments_can_be_asked_and_told_through_the_wrapper(mode):
+    envs = make_vec("Toy-v0", ScriptedPolicy(), 2, mode, render_mode="rgb_array")
+    envs.reset(seed=0)
+    assert envs.call("render")[1].shape == envs.render()[0].shape == (4, 4, 3)
+    envs.set_attr("longest", [7, 8])
+    assert envs.get_attr("longest") == (7, 8)
+    envs.close()
+
+
+class Telling(ToyEnv):
+    """Says things of many kinds at reset; episodes of two steps."""
+
+    def reset(self, *, seed=None, options=None):
+        observation, _ = super().reset(seed=seed, options=options)
+        return observation, {"flag": True, "count": 3, "none": None, "word": "x", "part": {"flag": False}}
+
+
+@pytest.mark.parametrize("replan_every", [2, 4])
+def test_what_a_reset_says_between_the_chunks_of_others_keeps_its_kind(replan_every):
+    """Whether the environments beside it plan once or twice in the step that resets one."""
+
+    def sub_environment(length):
+        return SkillExecutor(Telling(length, length), skill_duration=4, replan_every=replan_every)
+
+    vector = SyncVectorEnv([functools.partial(sub_environment, 2), functools.partial(sub_environment, 30)])
+    envs = SkillActionVectorWrapper(vector, ScriptedPolicy())
+    envs.reset(seed=0)
+    envs.step(np.zeros((2, 2)))
+    infos = envs.step(np.zeros((2, 2)))[-1]
+    assert infos["flag"].dtype == infos["part"]["flag"].dtype == bool
+    assert infos["count"].dtype == int
+    assert (infos["flag"].tolist(), infos["_flag"].tolist()) == ([True, False], [True, False])
+    assert (infos["none"][0], infos["word"][0]) == (None, "x")
+
+
+def test_a_policy_of_continuous_actions_is_refused_where_low_level_actions_are_discrete():
+    policy = ScriptedPolicy()
+    policy.action_low = np.zeros(2, np.float32)
+    cart_pole = {"obs_fn": lambda observation: observation[:2]}
+    for make in (make_vec, make_vec_env):
+        with pytest.raises(ValueError, match=r"expected Box\(0.0, 1.0, \(2,\), float32\), got Discrete\(2\)"):
+            make("CartPole-v1", policy, 2, **cart_pole)
+
+
+def test_masks_that_depend_on_an_observation_need_one():
+    arguments = {"mask_fn": lambda observation: [True, observation[0] > 0]}
+    for make in (make_vec, make_vec_env):
+        envs = make("Toy-v0", ScriptedPolicy("discrete"), 2, **arguments)
+        with pytest.raises(gym.error.ResetNeeded, match=r"depends on the observation: call reset\(\) first"):
+            envs.action_masks()
+    assert make_vec("Toy-v0", ScriptedPolicy("discrete"), 2).action_masks().all()
+
+
 def test_masks_come_from_the_latest_observations():
     def only_the_second_in_late_steps(observation):
         return [observation[2] > 4, True]
@@ -125,6 +232,7 @@ def test_masks_come_from_the_latest_observations():
     assert venv.has_attr("action_masks")
     assert np.stack(venv.env_method("action_masks")).tolist() == envs.action_masks().tolist()
     assert venv.env_method("action_masks", indices=[1])[0].tolist() == [False, False, True, True]
+    assert venv.get_attr("action_masks", indices=[1])[0]().tolist() == [False, False, True, True]
 
 
 def test_a_vec_env_answers_for_its_planner_and_for_its_environments():

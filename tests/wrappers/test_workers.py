@@ -1,9 +1,12 @@
 """A worker that crashes, hangs, or whose environment raises: one error that names it, and nothing left running."""
 
+import gc
 import multiprocessing
 import os
 import signal
+import threading
 import time
+import warnings
 
 import gymnasium as gym
 import numpy as np
@@ -16,8 +19,15 @@ from didi_gym.wrappers.workers import WorkerError
 from tests.doubles import ScriptedPolicy, ToyEnv
 
 
+class Unreadable(Exception):
+    """It can be pickled, but not read again: the constructor takes two arguments, and pickle gives it one."""
+
+    def __init__(self, motor, fire):
+        super().__init__(f"{motor} {fire}")
+
+
 class Failing(ToyEnv):
-    """A ToyEnv that fails at its 10th step or at its second reset, where its seed was 2."""
+    """A ToyEnv that fails where its seed was 2: at its 10th step or at its first or second reset."""
 
     def __init__(self, how: str, when: str, render_mode=None):
         super().__init__(30, 30, render_mode)
@@ -25,7 +35,8 @@ class Failing(ToyEnv):
 
     def reset(self, *, seed=None, options=None):
         self.unlucky = self.unlucky or seed == 2
-        if self.when == "reset" and self.unlucky and self.episode:
+        second = self.when in ("reset", "autoreset") and self.episode > 0
+        if self.unlucky and (second or self.when == "first reset"):
             self.fail()
         return super().reset(seed=seed, options=options)
 
@@ -41,6 +52,8 @@ class Failing(ToyEnv):
             os._exit(3)
         if self.how == "is killed":
             os.kill(os.getpid(), signal.SIGKILL)
+        if self.how == "raises what cannot be sent":
+            raise Unreadable("motor", "fire")
         time.sleep(1000)
 
 
@@ -69,8 +82,9 @@ def vec_env(how, when):
     return make_vec_env("Failing-v0", ScriptedPolicy(), 3, **start, **kwargs)
 
 
-def run(envs, skills):
-    """Some skills and a reset."""
+def run(envs, skills, **kwargs):
+    """A reset, some skills and another reset."""
+    envs.reset(**kwargs)
     for _ in range(skills):
         envs.step(np.zeros((3, 2)))
     envs.reset()
@@ -82,43 +96,30 @@ def assert_nothing_is_left(envs):
 
 
 @pytest.mark.parametrize("how", WORDS)
-@pytest.mark.parametrize("when", ["step", "reset"])
+@pytest.mark.parametrize("when", ["step", "reset", "autoreset", "first reset"])
 def test_a_failing_worker_of_a_vector_environment_is_named(how, when):
-    envs = vector(how, when)
-    envs.reset(seed=1)
-    with pytest.raises(WorkerError, match=WORDS[how]):
-        run(envs, 2)
+    envs = vector(how, when, autoreset_mode="same_step")
+    with pytest.raises(WorkerError, match=WORDS[how]) as caught:
+        run(envs, 6 if when == "autoreset" else 2, seed=1)
+    assert how != "raises" or "self.fail()" in str(caught.value.__cause__)
     assert_nothing_is_left(envs)
 
 
-@pytest.mark.parametrize(("how", "when"), [("raises", "step"), *((how, "step") for how in list(WORDS)[1:])])
+@pytest.mark.parametrize("how", WORDS)
+@pytest.mark.parametrize("when", ["step", "reset", "autoreset", "first reset"])
 def test_a_failing_worker_of_a_vec_env_is_named(how, when):
     envs = vec_env(how, when)
-    envs.reset()
-    with pytest.raises(WorkerError, match=WORDS[how]):
-        run(envs, 2)
-    assert_nothing_is_left(envs)
-
-
-@pytest.mark.parametrize(
-    ("how", "words"), [("raises", "died .exit code 1"), ("exits", WORDS["exits"]), ("hangs", WORDS["hangs"])]
-)
-def test_a_worker_of_a_vec_env_that_fails_in_reset_is_named(how, words, capfd):
-    envs = vec_env(how, "reset")
-    envs.reset()
-    with pytest.raises(WorkerError, match=words):
-        envs.reset()
-    assert how != "raises" or "the motor is on fire" in capfd.readouterr().err
+    with pytest.raises(WorkerError, match=WORDS[how]) as caught:
+        run(envs, 6 if when == "autoreset" else 2)
+    assert how != "raises" or "self.fail()" in str(caught.value.__cause__)
     assert_nothing_is_left(envs)
 
 
 def test_an_error_in_this_process_keeps_its_type_and_traceback():
     envs = make_vec("Failing-v0", ScriptedPolicy(), 3, how="raises", when="step")
-    envs.reset(seed=1)
     with pytest.raises(ValueError, match=r"^the motor is on fire$"):
-        run(envs, 3)
+        run(envs, 3, seed=1)
     envs = make_vec_env("Failing-v0", ScriptedPolicy(), 3, how="raises", when="step", seed=1, vec_env_cls=DummyVecEnv)
-    envs.reset()
     with pytest.raises(ValueError, match=r"^the motor is on fire$"):
         run(envs, 3)
 
@@ -129,3 +130,110 @@ def test_closing_while_nothing_failed_ends_all_workers():
         envs.reset()
         assert len(multiprocessing.active_children()) == 3
         assert_nothing_is_left(envs)
+
+
+def test_an_error_that_cannot_be_sent_still_names_the_worker_and_says_why():
+    envs = vector("raises what cannot be sent", "step")
+    with pytest.raises(WorkerError, match=r"worker 1 .* could not be sent here \(TypeError: Unreadable.__init__"):
+        run(envs, 2, seed=1)
+    assert_nothing_is_left(envs)
+    envs = vec_env("raises what cannot be sent", "step")
+    with pytest.raises(WorkerError, match=r"worker 1 .* raised Unreadable: motor fire"):
+        run(envs, 2)
+    assert_nothing_is_left(envs)
+
+
+class OnlyHere(ToyEnv):
+    """It can be made in the process of the tests only."""
+
+    def __init__(self, home, render_mode=None):
+        super().__init__(render_mode=render_mode)
+        if os.getpid() != home:
+            raise OSError("no simulator here")
+
+
+@pytest.mark.parametrize("form", ["async", "subproc"])
+def test_a_worker_that_cannot_make_its_environment_is_named(form, capfd):
+    gym.register("OnlyHere-v0", entry_point=OnlyHere)
+    if form == "async":
+        make, how = make_vec, {"vectorization_mode": "async", "vector_kwargs": {"context": "fork"}}
+    else:
+        make, how = make_vec_env, {"vec_env_cls": SubprocVecEnv, "vec_env_kwargs": {"start_method": "fork"}}
+    with pytest.raises(WorkerError, match=r"worker \d \(of 2, .*died \(exit code 1.* while it made its environment"):
+        make("OnlyHere-v0", ScriptedPolicy(), 2, home=os.getpid(), **how)
+    del gym.registry["OnlyHere-v0"]
+    assert "no simulator here" in capfd.readouterr().err
+    assert multiprocessing.active_children() == []
+
+
+@pytest.mark.parametrize("make", [vector, vec_env])
+def test_ctrl_c_in_the_middle_of_a_skill_ends_the_workers_and_stays_a_keyboard_interrupt(make):
+    envs = make("hangs", "step")
+    timer = threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGINT))
+    timer.start()
+    with pytest.raises(KeyboardInterrupt):
+        run(envs, 2, **({"seed": 1} if make is vector else {}))
+    assert multiprocessing.active_children() == []
+    assert_nothing_is_left(envs)
+
+
+@pytest.mark.parametrize("make", [vector, vec_env])
+def test_a_step_after_a_failure_or_after_close_says_that_the_workers_were_ended(make):
+    for how in ("exits", "never fails"):
+        envs = make(how, "step")
+        envs.reset(**({"seed": 1} if make is vector else {}))
+        envs.step(np.zeros((3, 2)))
+        if how == "exits":
+            with pytest.raises(WorkerError):
+                envs.step(np.zeros((3, 2)))
+        envs.close()
+        with pytest.raises((WorkerError, gym.error.ClosedEnvironmentError), match=r"workers were ended|call to `close"):
+            envs.step(np.zeros((3, 2)))
+
+
+@pytest.mark.parametrize("make", [vector, vec_env])
+def test_close_is_quiet_where_a_worker_is_dead_already(make):
+    envs = make("never fails", "step")
+    envs.reset()
+    processes = envs.unwrapped.processes
+    processes[1].kill()
+    processes[1].join()
+    assert_nothing_is_left(envs)
+
+
+@pytest.mark.parametrize("make", [vector, vec_env])
+def test_workers_end_with_an_environment_that_nobody_closed(make):
+    gc.collect()
+    gc.disable()  # no cycle keeps it alive
+    try:
+        envs = make("never fails", "step")
+        envs.reset()
+        assert len(multiprocessing.active_children()) == 3
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            del envs
+        assert multiprocessing.active_children() == []
+    finally:
+        gc.enable()
+
+
+class Ragged(ToyEnv):
+    """Its info is longer where the seed was 2; Gymnasium cannot put such infos together."""
+
+    def reset(self, *, seed=None, options=None):
+        self.length = 3 if seed == 2 else 4
+        return super().reset(seed=seed, options=options)
+
+    def step(self, action):
+        observation, reward, terminated, truncated, info = super().step(action)
+        return observation, reward, terminated, truncated, {**info, "ragged": np.zeros(self.length)}
+
+
+def test_infos_that_cannot_be_put_together_leave_no_worker_waiting():
+    gym.register("Ragged-v0", entry_point=Ragged, kwargs={"shortest": 20})
+    envs = make_vec("Ragged-v0", ScriptedPolicy(), 3, "async", worker_timeout=5.0, vector_kwargs={"context": "fork"})
+    del gym.registry["Ragged-v0"]
+    envs.reset(seed=1)
+    with pytest.raises(ValueError, match="could not broadcast"):
+        envs.step(np.zeros((3, 2)))
+    assert_nothing_is_left(envs)
