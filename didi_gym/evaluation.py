@@ -13,8 +13,8 @@ import torch
 
 from didi_gym.data import TrajectoryDataset
 from didi_gym.frames import localize
+from didi_gym.matching import check_actions
 from didi_gym.metrics import direction_error, mutual_information, nearest_distance, skill_probe, skill_spread
-from didi_gym.planner import check_actions
 from didi_gym.policy import SkillPolicy
 from didi_gym.progress import progress as progress_bar
 from didi_gym.simulation import HeldSkills, Rollout, SkillSimulator, Start, hold_skills, make_data_env

@@ -19,7 +19,7 @@ from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv, Vecto
 
 from didi_gym.execution import SkillExecutor
 from didi_gym.ids import SKILL_ID
-from didi_gym.planner import load_policy, pinned, policy_reference, resolve_settings
+from didi_gym.matching import load_policy, pinned, policy_reference, resolve_settings
 from didi_gym.wrappers.single import SkillActionWrapper
 from didi_gym.wrappers.vector import SkillActionVectorWrapper
 from didi_gym.wrappers.workers import start

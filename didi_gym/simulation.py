@@ -13,7 +13,7 @@ import numpy as np
 
 from didi_gym.data import TrajectoryDataset
 from didi_gym.execution import to_actions
-from didi_gym.planner import InputSelector
+from didi_gym.matching import InputSelector
 from didi_gym.policy import SkillPolicy
 from didi_gym.progress import progress as progress_bar
 from didi_gym.registration import make_low_level

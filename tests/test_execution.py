@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from didi_gym.config import Layout, ObservationSource
 from didi_gym.execution import SkillExecutor
-from didi_gym.planner import InputSelector
+from didi_gym.matching import InputSelector
 from didi_gym.rewards import RewardRule
 from tests.doubles import ToyEnv, ToyGoalEnv
 

@@ -20,6 +20,7 @@ ROWS = [  # a module imports only from the rows above its own; a subpackage also
     ["frames", "networks", "hub", "checkpoints"],
     ["normalization", "diffusion", "dynamics", "discriminator", "data", "engines"],
     ["policy", "losses", "execution"],
+    ["matching"],
     ["planner"],
     ["training", "wrappers"],
     ["registration", "plots", "collect", "metrics", "drawing"],

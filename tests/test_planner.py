@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from didi_gym.planner import SkillPlanner, resolve_settings, row_of
+from didi_gym.matching import resolve_settings
+from didi_gym.planner import SkillPlanner, row_of
 from tests.doubles import ScriptedPolicy, ToyEnv
 
 SPACE = ToyEnv().observation_space

@@ -256,11 +256,15 @@ class FollowSignal(ToyEnv):
         return np.array([0.0, 0.0, self.signal])
 
 
-@pytest.mark.parametrize(("algorithm", "gamma", "pays"), [(SkillPPO, 0.9, 0.95), (PPO, 0.9**4, 0.7), (PPO, 0.9**16, 0.7)])
+@pytest.mark.parametrize(
+    ("algorithm", "gamma", "pays"), [(SkillPPO, 0.9, 0.95), (PPO, 0.9**4, 0.7), (PPO, 0.9**16, 0.7)]
+)
 def test_of_skills_of_several_lengths_a_discount_by_length_takes_those_that_pay_per_step(algorithm, gamma, pays):
     # A skill of 4 steps earns 4, one of 16 earns 10: for one discount whatever the length, the longer one wins.
     def make():
-        return SkillActionWrapper(FollowSignal(64, 64), ScriptedPolicy("discrete"), skill_duration=(4, 16), discount=0.9)
+        return SkillActionWrapper(
+            FollowSignal(64, 64), ScriptedPolicy("discrete"), skill_duration=(4, 16), discount=0.9
+        )
 
     agent = make_agent(algorithm, DummyVecEnv([make] * 8), gamma=gamma, learning_rate=0.01, n_steps=32, batch_size=128)
     agent.learn(3000)

@@ -15,7 +15,7 @@ from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv
 
 from didi_gym.execution import SkillExecutor
 from didi_gym.ids import SKILL_ID
-from didi_gym.planner import load_policy, policy_reference
+from didi_gym.matching import load_policy, policy_reference
 from didi_gym.registration import make_wrapped, split_settings
 from didi_gym.wrappers.sb3 import SkillActionVecEnvWrapper
 from didi_gym.wrappers.workers import start

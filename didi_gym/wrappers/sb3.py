@@ -14,18 +14,8 @@ from gymnasium.envs.registration import EnvSpec
 from stable_baselines3.common.vec_env import SubprocVecEnv, VecEnv, VecEnvWrapper
 from stable_baselines3.common.vec_env.base_vec_env import VecEnvIndices, VecEnvObs, VecEnvStepReturn
 
-from didi_gym.planner import (
-    Engine,
-    EngineName,
-    MaskFn,
-    ObservationFn,
-    Schedule,
-    SkillPlanner,
-    check_executors,
-    load_policy,
-    resolve_settings,
-    rows_of,
-)
+from didi_gym.matching import check_executors, load_policy, resolve_settings
+from didi_gym.planner import Engine, EngineName, MaskFn, ObservationFn, Schedule, SkillPlanner, rows_of
 from didi_gym.wrappers.workers import WORKER_TIMEOUT, WorkerError, Workers
 
 if TYPE_CHECKING:

@@ -10,17 +10,8 @@ import gymnasium as gym
 import numpy as np
 
 from didi_gym.execution import SkillExecutor, TerminateFn, refuse_outer_time_limit
-from didi_gym.planner import (
-    Engine,
-    EngineName,
-    MaskFn,
-    ObservationFn,
-    SkillPlanner,
-    check_actions,
-    load_policy,
-    policy_reference,
-    resolve_settings,
-)
+from didi_gym.matching import check_actions, load_policy, policy_reference, resolve_settings
+from didi_gym.planner import Engine, EngineName, MaskFn, ObservationFn, SkillPlanner
 from didi_gym.rewards import Reward, RewardRule
 
 if TYPE_CHECKING:

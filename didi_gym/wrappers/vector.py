@@ -15,18 +15,8 @@ from gymnasium.vector import AsyncVectorEnv, AutoresetMode, VectorEnv, VectorWra
 from gymnasium.vector.async_vector_env import AsyncState
 from gymnasium.vector.utils import batch_space
 
-from didi_gym.planner import (
-    Engine,
-    EngineName,
-    MaskFn,
-    ObservationFn,
-    SkillPlanner,
-    check_executors,
-    load_policy,
-    pinned,
-    resolve_settings,
-    rows_of,
-)
+from didi_gym.matching import check_executors, load_policy, pinned, resolve_settings
+from didi_gym.planner import Engine, EngineName, MaskFn, ObservationFn, SkillPlanner, rows_of
 from didi_gym.wrappers.workers import WORKER_TIMEOUT, WorkerError, Workers
 
 if TYPE_CHECKING:

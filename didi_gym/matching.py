@@ -1,0 +1,194 @@
+"""Bringing a policy and an environment together: loading the one, reading the other, refusing what does not fit.
+
+Imports no torch.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from gymnasium import spaces
+from gymnasium.envs.registration import EnvSpec
+
+from didi_gym.config import Layout, ObservationSource
+from didi_gym.data import is_bound
+from didi_gym.execution import action_vectors
+
+if TYPE_CHECKING:
+    from didi_gym.policy import SkillPolicy
+
+
+def resolve_settings(
+    policy: SkillPolicy, skill_duration: int | Sequence[int] | None, until_done: bool, replan_every: int | None
+) -> tuple[tuple[int, ...], int]:
+    """The durations an agent can choose from (none where the environment's time limit decides), and `replan_every`.
+
+    Raises:
+        ValueError: a setting out of range.
+    """
+    config = policy.config
+    durations: tuple[int, ...]
+    if skill_duration is None:
+        durations = () if until_done else (config.skill_duration,)
+    else:
+        durations = tuple(skill_duration) if isinstance(skill_duration, Sequence) else (skill_duration,)
+    if any(not isinstance(duration, (int, np.integer)) or duration < 1 for duration in durations) or (
+        skill_duration is not None and not durations
+    ):
+        raise ValueError(f"skill_duration must be a number of low-level steps, or several, got {skill_duration!r}")
+    if len(set(durations)) < len(durations) or (until_done and len(durations) > 1):
+        raise ValueError(f"until_done takes one skill_duration or none, and durations differ; got {skill_duration!r}")
+    if replan_every is None:
+        replan_every = min((config.replan_every, *durations))
+    if not 1 <= replan_every <= config.horizon:
+        raise ValueError(
+            f"replan_every must be in 1..{config.horizon}, the policy's horizon, got {replan_every}; a skill may last "
+            "longer than one plan, it is then planned again on the way"
+        )
+    return tuple(int(duration) for duration in durations), replan_every
+
+
+def load_policy(policy: Any, device: str) -> SkillPolicy:
+    """The live policy meant by a bundled name, a Hub id, a folder, or itself."""
+    if policy is None:
+        raise ValueError(
+            "policy is None. If this came from an environment's spec: it was recorded from a live policy that has no "
+            "name; save_pretrained() that policy, load it with from_pretrained(), and wrap again"
+        )
+    if not isinstance(policy, (str, Path)):
+        return policy
+    from didi_gym.policy import SkillPolicy  # torch loads here, so that importing the wrappers stays quick
+
+    return SkillPolicy.from_pretrained(policy, device=device)
+
+
+def policy_reference(policy: SkillPolicy) -> str | None:
+    """A string from which `policy` can be loaded again, pinned to its revision; None where there is none."""
+    if policy.name_or_path is None or policy.revision is None:
+        return policy.name_or_path and str(policy.name_or_path)
+    return f"{policy.name_or_path.partition('@')[0]}@{policy.revision}"
+
+
+def pinned(spec: EnvSpec | None, policy: SkillPolicy) -> EnvSpec | None:
+    """A spec whose keyword arguments name a policy, with this one named, pinned to its revision."""
+    if spec is None or "policy" not in spec.kwargs:
+        return spec
+    spec = copy.deepcopy(spec)
+    spec.kwargs["policy"] = policy_reference(policy)
+    return spec
+
+
+def check_actions(space: spaces.Space, policy: SkillPolicy) -> None:
+    """Raise ValueError where an environment's actions are not those that `policy` was trained on."""
+    vectors, ours = action_vectors(space), (policy.action_low, policy.action_high)
+    same_kind = isinstance(space, spaces.Discrete) == policy.config.discrete_actions
+    same = vectors.shape == ours[0].shape and all(
+        # the policy's bound is the data's extreme where the space has none
+        np.array_equal(own[is_bound(bound)], bound[is_bound(bound)].astype(np.float32))
+        for own, bound in zip(ours, (vectors.low, vectors.high), strict=True)
+    )
+    if not (same_kind and same):
+        raise _other_actions(space, policy)
+
+
+def check_executors(space: spaces.Space, policy: SkillPolicy, factory: str) -> tuple[int, int]:
+    """The longest skill and `replan_every` of environments with this action space, which must be `SkillExecutor`s'.
+
+    Raises:
+        TypeError: they run no skills; the message names the `factory` that makes such environments.
+        ValueError: their low-level actions are not those that `policy` was trained on.
+    """
+    if not isinstance(space, spaces.Dict) or not {"actions", "n", "duration", "last"} <= set(space.spaces):
+        raise TypeError(
+            f"stepping environments together would run skills across episode ends, so each must be a SkillExecutor: "
+            f"got environments with the action space {space}; use {factory}, or wrap each in "
+            "didi_gym.execution.SkillExecutor"
+        )
+    chunk, duration = space["actions"], space["duration"]
+    assert isinstance(duration, spaces.Discrete)
+    if isinstance(chunk, spaces.MultiBinary):
+        low_level: spaces.Space = spaces.Discrete(chunk.shape[-1])
+    else:
+        assert isinstance(chunk, spaces.Box)
+        low_level = spaces.Box(chunk.low[0], chunk.high[0], dtype=chunk.dtype)
+    check_actions(low_level, policy)
+    return int(duration.n) - 1, chunk.shape[0]
+
+
+def _other_actions(space: spaces.Space, policy: SkillPolicy) -> ValueError:
+    low, high = policy.action_low, policy.action_high
+    expected = spaces.Discrete(len(low)) if policy.config.discrete_actions else spaces.Box(low, high)
+    return ValueError(
+        f"the environment's actions are not those the policy was trained on: expected {expected}, got {space}; use the "
+        f"policy's environment ({policy.config.env_id or 'not recorded'}) or, where only units differ, "
+        "gymnasium.wrappers.RescaleAction inside"
+    )
+
+
+class InputSelector:
+    """Picks what the policy reads out of an environment's observations.
+
+    The first of the layout's sources that fits the observation space is chosen, once, at construction.
+
+    Args:
+        space: the observation space of a single environment.
+        layout: the policy's layout.
+
+    Raises:
+        ValueError: no source fits.
+    """
+
+    def __init__(self, space: spaces.Space, layout: Layout) -> None:
+        fitting = [source for source in layout.sources if _fits(space, source)]
+        if not fitting:
+            expected = " or ".join(_describe_source(source) for source in layout.sources) or "nothing it knows"
+            raise ValueError(
+                f"the policy cannot read this environment's observations: expected {expected}, got "
+                f"{_describe_space(space)}; pass obs_fn=, a function from an observation to the "
+                f"{len(layout.policy_inputs)} numbers the policy reads"
+            )
+        self.source: ObservationSource = fitting[0]
+        self._indices = np.array(self.source.indices)
+
+    def __call__(self, observation: Any) -> np.ndarray:
+        """Select from one observation, or from many with the same leading dimensions.
+
+        Returns:
+            The policy's inputs, a new float32 array `(..., inputs)`.
+        """
+        keys = self.source.keys
+        if not keys:
+            joined = observation
+        elif len(keys) == 1:
+            joined = observation[keys[0]]
+        else:
+            joined = np.concatenate([observation[key] for key in keys], axis=-1)
+        return joined[..., self._indices].astype(np.float32)
+
+
+def _fits(space: spaces.Space, source: ObservationSource) -> bool:
+    if not source.keys:
+        parts: list[spaces.Space] = [space]
+    elif isinstance(space, spaces.Dict) and set(source.keys) <= set(space.spaces):
+        parts = [space[key] for key in source.keys]
+    else:
+        return False
+    return all(isinstance(part, spaces.Box) and len(part.shape) == 1 for part in parts) and source.size == sum(
+        part.shape[0] for part in parts if part.shape
+    )
+
+
+def _describe_source(source: ObservationSource) -> str:
+    if not source.keys:
+        return f"a Box of {source.size} numbers"
+    return f"a Dict whose {' + '.join(map(repr, source.keys))} has {source.size} numbers"
+
+
+def _describe_space(space: spaces.Space) -> str:
+    if isinstance(space, spaces.Dict):
+        return "a Dict of " + ", ".join(f"{key!r} {part.shape}" for key, part in space.spaces.items())
+    return f"a {type(space).__name__} of shape {space.shape}"
