@@ -1,6 +1,6 @@
 """Does training work over many environments at once, and what do the discounts of skills of several lengths change?
 
-    python experiments/vector_training.py                            # everything, about ten minutes on two cores
+    python experiments/vector_training.py                            # everything, in eight minutes
     python experiments/vector_training.py --parts sac --seeds 0 --output /tmp/quick.csv
 
 `sac`: SAC with hindsight on AntMaze_Open-v5, configured as in `examples/demo.py`, in one environment (`single`), in

@@ -19,13 +19,8 @@ same whatever its length, and learn to take long skills.
 `make_vec_env` makes the environments, with one planner for all of them:
 
     >>> env = make_vec_env("AntMaze_Open-v5", "ant-directions", n_envs=4, continuing_task=False, discount=0.99)
-    >>> agent = SAC(
-    ...     "MultiInputPolicy",
-    ...     env,
-    ...     gradient_steps=-1,
-    ...     replay_buffer_class=SkillHerReplayBuffer,
-    ...     replay_buffer_kwargs={"gamma": 0.99},
-    ... )
+    >>> hindsight = {"replay_buffer_class": SkillHerReplayBuffer, "replay_buffer_kwargs": {"gamma": 0.99}}
+    >>> agent = SAC("MultiInputPolicy", env, gradient_steps=-1, **hindsight)
 
 SAC and its kin take `gamma` in `replay_buffer_kwargs`; their own has no effect. They learn once per step of the vector
 environment, which is `n_envs` decisions: with `gradient_steps=-1` (DQN: and `train_freq=1`) once per decision, as with
