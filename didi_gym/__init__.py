@@ -1,4 +1,18 @@
-"""Pretrained skills for reinforcement learning: turn any Gymnasium environment into a skill-action environment."""
+"""Pretrained skills for reinforcement learning: turn any Gymnasium environment into a skill-action environment.
+
+    import gymnasium as gym, gymnasium_robotics
+    from didi_gym import SkillActionWrapper
+    from stable_baselines3 import SAC
+
+    env = SkillActionWrapper(gym.make("AntMaze_Open-v5"), "ant-directions")
+    agent = SAC("MultiInputPolicy", env).learn(2_000)
+
+- one environment: `SkillActionWrapper`, or `make` by id; many with one planner: `make_vec`; for Stable-Baselines3:
+  `help(didi_gym.sb3)`; ids for `gymnasium.make`: `didi_gym.ids.REGISTERED`
+- skill policies: `SkillPolicy.from_pretrained`, `list_pretrained`
+- learning skills from a Minari data set: `didi-gym train --help`, or `TrajectoryDataset`, `train_prior`,
+  `train_dynamics`, `train_skills`; measuring them on the simulator: `evaluate_skills`
+"""
 
 from __future__ import annotations
 
@@ -41,7 +55,27 @@ _HOMES = {
     "train_prior": "training",
     "train_skills": "training",
 }
-__all__ = ["__version__", *_HOMES]
+__all__ = [
+    "DiffusionPrior",
+    "DynamicsConfig",
+    "Layout",
+    "PriorConfig",
+    "SkillActionVectorWrapper",
+    "SkillActionWrapper",
+    "SkillConfig",
+    "SkillPolicy",
+    "SkillPolicyHubError",
+    "SkillSpace",
+    "TrajectoryDataset",
+    "__version__",
+    "evaluate_skills",
+    "list_pretrained",
+    "make",
+    "make_vec",
+    "train_dynamics",
+    "train_prior",
+    "train_skills",
+]
 
 
 def __getattr__(name: str) -> Any:

@@ -18,7 +18,7 @@ from gymnasium.envs.registration import EnvSpec, VectorizeMode
 from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv, VectorEnv
 
 from didi_gym.execution import SkillExecutor
-from didi_gym.ids import SKILL_ID
+from didi_gym.ids import REGISTERED, SKILL_ID
 from didi_gym.matching import load_policy, pinned, policy_reference, resolve_settings
 from didi_gym.wrappers.single import SkillActionWrapper
 from didi_gym.wrappers.vector import SkillActionVectorWrapper
@@ -33,6 +33,7 @@ AUTORESET_MODES = {
     "disabled": AutoresetMode.DISABLED,
 }
 EnvWrapper = Callable[[gym.Env], gym.Env]
+EnvId = str | EnvSpec | Callable[..., gym.Env]
 
 
 def _settings_of(cls: type) -> frozenset[str]:
@@ -42,14 +43,23 @@ def _settings_of(cls: type) -> frozenset[str]:
 WRAPPER_SETTINGS = _settings_of(SkillActionWrapper)
 _EXECUTOR_SETTINGS = (_settings_of(SkillExecutor) & WRAPPER_SETTINGS) - {"skill_duration", "replan_every"}
 _VECTOR_SETTINGS = _settings_of(SkillActionVectorWrapper)
+VECTOR_ONLY = _VECTOR_SETTINGS - WRAPPER_SETTINGS
 
 
-def make(env_id: str | EnvSpec, policy: str | Path | SkillPolicy, **kwargs: Any) -> SkillActionWrapper:
+def make(
+    env_id: EnvId,
+    policy: str | Path | SkillPolicy | None = None,
+    *,
+    wrappers: Sequence[EnvWrapper] = (),
+    **kwargs: Any,
+) -> SkillActionWrapper:
     """Make an environment whose actions are skills.
 
     Args:
-        env_id: anything `gymnasium.make` takes; ids of gymnasium-robotics need no import.
+        env_id: anything `gymnasium.make` takes, or a function that makes an environment; ids of gymnasium-robotics need
+            no import. An id of this package (`didi_gym/AntMaze_Open-v0`) names a policy too.
         policy: see `SkillActionWrapper`.
+        wrappers: put around the low-level environment, inside the skills, the first innermost.
         **kwargs: settings of `SkillActionWrapper` go to it, all others (`max_episode_steps`, `render_mode`, the
             environment's own) to `gymnasium.make`, which puts its TimeLimit inside.
 
@@ -57,12 +67,15 @@ def make(env_id: str | EnvSpec, policy: str | Path | SkillPolicy, **kwargs: Any)
         >>> import didi_gym
         >>> env = didi_gym.make("PointMaze_Medium-v3", "pointmaze-medium", skill_duration=8, max_episode_steps=400)
     """
-    return _make(SkillActionWrapper, env_id, policy, kwargs)
+    return _make(SkillActionWrapper, env_id, policy, wrappers, kwargs)
 
 
-def _make(cls: type[SkillActionWrapper], env_id: Any, policy: Any, kwargs: dict[str, Any]) -> SkillActionWrapper:
+def _make(
+    cls: type[SkillActionWrapper], env_id: Any, policy: Any, wrappers: Sequence[EnvWrapper], kwargs: dict[str, Any]
+) -> SkillActionWrapper:
+    env_id, policy = known_pair(env_id, policy)
     settings = {name: kwargs.pop(name) for name in WRAPPER_SETTINGS & kwargs.keys()}
-    env = make_low_level(env_id, **kwargs)
+    env = make_wrapped(env_id, wrappers, kwargs)
     try:
         return cls(env, policy, **settings)
     except BaseException:
@@ -71,8 +84,8 @@ def _make(cls: type[SkillActionWrapper], env_id: Any, policy: Any, kwargs: dict[
 
 
 def make_vec(
-    env_id: str | EnvSpec,
-    policy: str | Path | SkillPolicy,
+    env_id: EnvId,
+    policy: str | Path | SkillPolicy | None = None,
     num_envs: int = 1,
     vectorization_mode: Literal["sync", "async"] | VectorizeMode = "sync",
     *,
@@ -99,8 +112,12 @@ def make_vec(
         >>> import didi_gym
         >>> envs = didi_gym.make_vec("AntMaze_Open-v5", "ant-directions", num_envs=8, vectorization_mode="async")
 
-    The spec (`envs.spec`) rebuilds the environment with `gymnasium.make_vec`, from JSON too.
+    The spec (`envs.spec`) rebuilds the environment with `gymnasium.make_vec`, from JSON too. A program that starts
+    processes by spawning belongs under `if __name__ == "__main__":`.
     """
+    if "n_envs" in kwargs:
+        raise TypeError("Gymnasium calls it num_envs: make_vec(env_id, policy, num_envs=...)")
+    env_id, policy = known_pair(env_id, policy)
     classes: dict[str, type[VectorEnv]] = {"sync": SyncVectorEnv, "async": AsyncVectorEnv}
     backend: Any = vectorization_mode.value if isinstance(vectorization_mode, VectorizeMode) else vectorization_mode
     if backend not in classes:
@@ -175,12 +192,12 @@ def split_settings(policy: SkillPolicy, kwargs: dict[str, Any]) -> SplitSettings
     return SplitSettings(executor, {**planning, "skill_duration": durations or None}, rest)
 
 
-def make_executor(env_id: str | EnvSpec, settings: SplitSettings, wrappers: Sequence[EnvWrapper]) -> SkillExecutor:
+def make_executor(env_id: EnvId, settings: SplitSettings, wrappers: Sequence[EnvWrapper]) -> SkillExecutor:
     """One sub-environment of a vector environment, made where it will run."""
     return SkillExecutor(make_wrapped(env_id, wrappers, settings.low_level), **settings.executor)
 
 
-def make_wrapped(env_id: str | EnvSpec, wrappers: Sequence[EnvWrapper], kwargs: dict[str, Any]) -> gym.Env:
+def make_wrapped(env_id: EnvId, wrappers: Sequence[EnvWrapper], kwargs: dict[str, Any]) -> gym.Env:
     """A low-level environment with wrappers around it, the first innermost."""
     env = make_low_level(env_id, **kwargs)
     for wrapper in wrappers:
@@ -198,7 +215,7 @@ class RegisteredSkillEnv(SkillActionWrapper):
 
 def make_registered(env_id: str, policy: Any, **kwargs: Any) -> RegisteredSkillEnv:
     """What `gymnasium.make` calls for the ids of this package; see `make`."""
-    env = _make(RegisteredSkillEnv, env_id, policy, kwargs)
+    env = _make(RegisteredSkillEnv, env_id, policy, (), kwargs)
     assert isinstance(env, RegisteredSkillEnv)
     return env
 
@@ -224,8 +241,19 @@ def make_registered_vec(
     )
 
 
-def make_low_level(env_id: str | EnvSpec | dict[str, Any], **kwargs: Any) -> gym.Env:
-    """`gymnasium.make`, which knows the ids of gymnasium-robotics without an import, and specs out of a spec's JSON."""
+def known_pair(env_id: Any, policy: Any) -> tuple[Any, Any]:
+    """The low-level environment and the policy meant: an id of this package names both, any other only the first."""
+    known = REGISTERED.get(env_id.removeprefix("didi_gym:"), {}) if isinstance(env_id, str) else {}
+    return known.get("env_id", env_id), known.get("policy") if policy is None else policy
+
+
+def make_low_level(env_id: EnvId | dict[str, Any], **kwargs: Any) -> gym.Env:
+    """`gymnasium.make`, which knows the ids of gymnasium-robotics without an import, and specs out of a spec's JSON.
+
+    A function is called instead.
+    """
+    if callable(env_id):
+        return env_id(**kwargs)
     if isinstance(env_id, dict):
         derived = {"namespace", "name", "version"}
         env_id = EnvSpec.from_json(json.dumps({key: env_id[key] for key in env_id.keys() - derived}))

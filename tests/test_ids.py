@@ -185,3 +185,47 @@ def test_an_outer_time_limit_on_an_id_is_refused_with_the_way_to_set_one_inside(
     env = gym.make("didi_gym/PointMaze_Medium-v0", max_episode_steps=100)
     with pytest.raises(ValueError, match=r"counts skills.*didi_gym\.make\(.*max_episode_steps"):
         env.reset()
+
+
+def test_an_id_of_ours_names_environment_and_policy_for_every_factory():
+    from didi_gym.sb3 import make_vec_env
+
+    for make in (didi_gym.make, didi_gym.make_vec, make_vec_env):
+        env = make("didi_gym/PointMaze_Medium-v0", skill_duration=4)
+        assert env.policy.name_or_path == "pointmaze-medium"
+        env.close()
+    with pytest.raises(ValueError, match="policy is None"):
+        didi_gym.make("PointMaze_Medium-v3")
+
+
+def test_the_other_librarys_word_for_the_number_of_environments_is_named():
+    from didi_gym.sb3 import make_vec_env
+
+    with pytest.raises(TypeError, match=r"Gymnasium calls it num_envs"):
+        didi_gym.make_vec("Ant-v5", "ant-directions", n_envs=2)
+    with pytest.raises(TypeError, match=r"Stable-Baselines3 calls it n_envs"):
+        make_vec_env("Ant-v5", "ant-directions", num_envs=2)
+
+
+def test_a_function_may_make_the_environment_and_wrappers_go_inside():
+    from didi_gym.sb3 import make_vec_env
+    from tests.doubles import ScriptedPolicy, ToyEnv
+
+    limit = [lambda env: gym.wrappers.TimeLimit(env, 5)]
+    single = didi_gym.make(ToyEnv, ScriptedPolicy(), wrappers=limit, shortest=9)
+    single.reset(seed=0)
+    assert single.step(single.action_space.sample())[4]["skill_length"] == 5
+    for make in (didi_gym.make_vec, make_vec_env):
+        env = make(ToyEnv, ScriptedPolicy(), 2, wrappers=limit, shortest=9)
+        env.reset()
+        *_, info = env.step(np.zeros((2, 2)))
+        lengths = info["skill_length"] if isinstance(info, dict) else [each["skill_length"] for each in info]
+        assert list(lengths) == [5, 5]
+
+
+def test_the_spec_of_a_vec_env_describes_one_environment_and_no_workers():
+    from didi_gym.sb3 import make_vec_env
+
+    env = make_vec_env("PointMaze_Medium-v3", "pointmaze-medium", 2, worker_timeout=60, skill_duration=8)
+    single = gym.make(through_json(env.get_attr("spec")[0]))
+    assert single.skill_duration == 8

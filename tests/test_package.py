@@ -26,7 +26,8 @@ ROWS = [  # a module imports only from the rows above its own; a subpackage also
     ["registration", "plots", "collect", "metrics", "drawing"],
     ["simulation", "video", "sb3"],
     ["evaluation"],
-    ["cli", "__main__"],
+    ["cli"],
+    ["__main__"],
 ]
 ROW_OF = {name: number for number, names in enumerate(ROWS) for name in names}
 SOURCES = {
@@ -148,6 +149,15 @@ def test_a_public_name_resolves_and_is_documented(name):
     if callable(value):
         assert (inspect.getdoc(value) or "").strip(), f"{name} has no docstring"
         assert not (inspect.isclass(value) and value.__doc__.startswith(f"{name}(")), f"{name} has no docstring"
+
+
+def test_the_public_names_are_those_with_a_home():
+    assert set(didi_gym.__all__) == {"__version__", *didi_gym._HOMES}
+
+
+def test_the_package_is_the_command():
+    command = [sys.executable, "-m", "didi_gym", "--help"]
+    assert "train" in subprocess.run(command, check=True, capture_output=True, text=True).stdout
 
 
 def test_an_unknown_public_name_is_an_attribute_error():

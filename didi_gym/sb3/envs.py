@@ -9,14 +9,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import gymnasium as gym
-from gymnasium.envs.registration import EnvSpec
 from stable_baselines3.common.env_util import make_vec_env as make_monitored
 from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv
 
 from didi_gym.execution import SkillExecutor
 from didi_gym.ids import SKILL_ID
 from didi_gym.matching import load_policy, policy_reference
-from didi_gym.registration import make_wrapped, split_settings
+from didi_gym.registration import VECTOR_ONLY, EnvId, known_pair, make_wrapped, split_settings
 from didi_gym.wrappers.sb3 import SkillActionVecEnvWrapper
 from didi_gym.wrappers.workers import start
 
@@ -25,8 +24,8 @@ if TYPE_CHECKING:
 
 
 def make_vec_env(
-    env_id: str | EnvSpec,
-    policy: str | Path | SkillPolicy,
+    env_id: EnvId,
+    policy: str | Path | SkillPolicy | None = None,
     n_envs: int = 1,
     *,
     seed: int | None = None,
@@ -56,7 +55,13 @@ def make_vec_env(
     Example:
         >>> env = make_vec_env("AntMaze_Open-v5", "ant-directions", 8, vec_env_cls=SubprocVecEnv, discount=0.99)
         >>> agent = SkillPPO("MultiInputPolicy", env, gamma=0.99)
+
+    Programs with a `SubprocVecEnv` belong under `if __name__ == "__main__":`. Mazes say `success` where SB3 looks for
+    `is_success`: `monitor_kwargs={"info_keywords": ("success",)}` records it.
     """
+    if "num_envs" in kwargs:
+        raise TypeError("Stable-Baselines3 calls it n_envs: make_vec_env(env_id, policy, n_envs=...)")
+    env_id, policy = known_pair(env_id, policy)
     live = load_policy(policy, kwargs.get("device", "auto"))
     settings = split_settings(live, kwargs)
     own_process = issubclass(vec_env_cls, SubprocVecEnv)
@@ -87,7 +92,8 @@ def make_vec_env(
         "wrappers": wrappers,
     }
     single = copy.deepcopy(gym.spec(SKILL_ID))
-    single.kwargs = {"env_id": env_id, "policy": reference, **kwargs}
+    single.kwargs = {"env_id": env_id, "policy": reference}
+    single.kwargs |= {name: value for name, value in kwargs.items() if name not in VECTOR_ONLY}
     describable = isinstance(env_id, str) and not wrappers
     make = functools.partial(make_vec_env, env_id, reference or live, **again, **kwargs)
     envs.remember(make, single if describable else None)
