@@ -1,7 +1,7 @@
 """Does training work over many environments at once, and what do the discounts of skills of several lengths change?
 
     python experiments/vector_training.py                            # everything, in eight minutes
-    python experiments/vector_training.py --parts sac --seeds 0 --output /tmp/quick.csv
+    python experiments/vector_training.py --parts sac --seeds 0 --output quick.csv
 
 `sac`: SAC with hindsight on AntMaze_Open-v5, configured as in `examples/demo.py`, in one environment (`single`), in
 four of `make_vec_env` (`dummy`), and for the first seed also in four processes (`subproc`). All take the same number of
