@@ -40,12 +40,22 @@ class ObservationSource:
     """Which of those numbers the policy reads, in the policy's order."""
     keys: tuple[str, ...] = ()
     """Keys of a Dict observation, joined in this order; empty for a flat Box observation."""
+    angles: tuple[int, ...] = ()
+    """Which of the chosen numbers are angles in radians, by their place in `indices`: the policy reads the cosine there,
+    and all sines at the end. An angle that winds would lead a network where it has never been."""
+
+    @property
+    def width(self) -> int:
+        """Numbers that come out."""
+        return len(self.indices) + len(self.angles)
 
     def __post_init__(self) -> None:
         if not self.indices or min(self.indices) < 0 or max(self.indices) >= self.size:
             raise ValueError(
                 f"observation source: indices {self.indices} must lie in 0..{self.size - 1} and not be empty"
             )
+        if any(not 0 <= place < len(self.indices) for place in self.angles):
+            raise ValueError(f"observation source: angles {self.angles} must lie in 0..{len(self.indices) - 1}")
 
 
 @dataclass(frozen=True)
@@ -89,13 +99,12 @@ class Layout:
                     raise ValueError(f"layout: heading vector {pair} must be read as a whole or not at all")
         if set(self.policy_inputs) | set(self.relative) != set(range(self.state_dim)):
             raise ValueError("layout: every state index must be read by the policy or be relative")
-        if self.state_source is not None and len(self.state_source.indices) != self.state_dim:
+        if self.state_source is not None and self.state_source.width != self.state_dim:
             raise ValueError(f"layout: state_source must select {self.state_dim} numbers")
         for source in self.sources:
-            if len(source.indices) != len(self.policy_inputs):
+            if source.width != len(self.policy_inputs):
                 raise ValueError(
-                    f"layout: a source selects {len(source.indices)} numbers, the policy reads "
-                    f"{len(self.policy_inputs)}"
+                    f"layout: a source selects {source.width} numbers, the policy reads {len(self.policy_inputs)}"
                 )
 
     @staticmethod
@@ -147,12 +156,55 @@ class DynamicsConfig:
 
 
 @dataclass(frozen=True)
+class AnchorConfig:
+    """Settings for discrete skills: how behaviours are found in the data, and how the policy is anchored in them."""
+
+    window: int = 32
+    """Environment steps by which a behaviour is recognised."""
+    stride: int = 8
+    """Steps from one window to the next."""
+    components: int = 32
+    """Principal components of the windows' descriptions that are clustered."""
+    rare: float = 0.33
+    """A cluster with less than this share of an even split is no behaviour: its steps go with what follows them."""
+    scout_steps: int = 3_000
+    """Gradient steps of the policy that refines the assignment."""
+    smoothing: int = 20
+    """Steps over which a policy's action error is averaged in refining."""
+    stay: float = 0.85
+    """Probability with which a behaviour goes on from one step to the next, as refining assumes."""
+    steps: int = 14_000
+    """Gradient steps of the anchored policy, whose number matters more than anything else here; 0: no anchor."""
+    batch_size: int = 512
+    learning_rate: float = 1e-3
+    weight: float = 20.0
+    """Weight of the anchor in the joint objective."""
+    tuning_rate: float = 1e-4
+    """Learning rate of the joint objective, which only tunes an anchored policy."""
+    ema_decay: float = 0.995
+
+    def __post_init__(self) -> None:
+        names = ("stride", "components", "scout_steps", "smoothing", "batch_size", "learning_rate", "tuning_rate")
+        require_positive(self, *names)
+        require_between(self, "ema_decay", 0, 1)
+        require_between(self, "stay", 0.5, 0.999)
+        if self.window < 16:
+            raise ValueError(f"window must be at least 16 environment steps, got {self.window}")
+
+
+@dataclass(frozen=True)
 class SkillConfig:
     """Settings of the joint DIDI objective: contextual policy and discriminator under the diffusion prior."""
 
     horizon: int | None = None
     """Length H of a trajectory, in environment steps; default: what `TrajectoryDataset.suggest_horizon` finds."""
     skill_space: SkillSpace = field(default_factory=lambda: SkillSpace("ball", 2))
+    """Continuous skills for data that varies continuously (directions, goals); `discrete` for a mixture of behaviours
+    (gaits): about one and a half times as many as expected, since what turns out rare is merged."""
+    anchor: AnchorConfig = field(default_factory=AnchorConfig)
+    """For discrete skills: how behaviours are found in the data and anchor the policy."""
+    plan_length: int | None = None
+    """Actions one pass of the policy emits; default: the horizon for continuous skills, 1 (feedback) for anchored ones."""
     consistency: Literal["dynamics", "joint"] = "dynamics"
     """`dynamics`: states follow from the actions through the learned dynamics; `joint`: the paper's form, the policy
     emits states beside actions."""
@@ -202,6 +254,15 @@ class SkillConfig:
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} must not be negative, got {getattr(self, name)}")
 
+    @property
+    def is_anchored(self) -> bool:
+        """Whether skills are behaviours found in the data: discrete ones are, unless `anchor.steps` is 0."""
+        return self.skill_space.is_discrete and self.anchor.steps > 0 and self.consistency == "dynamics"
+
+    def plan_length_of(self, horizon: int) -> int:
+        """`plan_length`, or its default."""
+        return self.plan_length or (1 if self.is_anchored else horizon)
+
 
 @dataclass(frozen=True)
 class PolicyConfig:
@@ -217,6 +278,9 @@ class PolicyConfig:
     """Default environment steps executed of each plan."""
     width: int
     depth: int
+    plan_length: int | None = None
+    """Actions emitted by one pass of the network: the whole horizon where None (the paper's form), 1 for a feedback policy
+    a = pi(observation, z)."""
     consistency: Literal["dynamics", "joint"] = "dynamics"
     discrete_actions: bool = False
     """The environment's actions are `Discrete(action_dim)`: of an action's numbers, the largest names what is done."""
@@ -229,10 +293,19 @@ class PolicyConfig:
 
     def __post_init__(self) -> None:
         require_positive(self, "horizon", "action_dim", "skill_duration", "replan_every", "width", "depth")
-        if self.replan_every > self.horizon:
-            raise ValueError(f"replan_every {self.replan_every} exceeds the plan's horizon {self.horizon}")
+        if not 1 <= self.actions_per_plan <= self.horizon:
+            raise ValueError(f"plan_length must be in 1..{self.horizon}, the horizon, got {self.plan_length}")
+        if self.replan_every > self.actions_per_plan:
+            raise ValueError(f"replan_every {self.replan_every} exceeds the {self.actions_per_plan} actions of a plan")
+        if self.consistency == "joint" and self.actions_per_plan != self.horizon:
+            raise ValueError('consistency="joint" emits whole trajectories: leave plan_length out')
         if self.layout.heading is not None:
             self.skill_space.require_rotatable()
+
+    @property
+    def actions_per_plan(self) -> int:
+        """`plan_length`, or the horizon where that is None."""
+        return self.horizon if self.plan_length is None else self.plan_length
 
 
 def require_positive(config: Any, *names: str) -> None:

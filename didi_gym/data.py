@@ -12,7 +12,7 @@ import numpy as np
 from gymnasium import spaces
 
 from didi_gym.config import Layout, ObservationSource, from_dict
-from didi_gym.frames import localize
+from didi_gym.frames import choose_numbers, localize
 
 LAYOUT_KEY, KEYS_KEY = "didi_gym_layout", "didi_gym_keys"  # metadata a data set may carry about itself
 _UNBOUNDED = 1e9  # no actuator takes numbers of this size
@@ -213,22 +213,27 @@ class TrajectoryDataset:
                 f"with `minari download {dataset_id}` or download=True (--download)"
             ) from error
         metadata = dataset.storage.metadata
+        angles: tuple[int, ...] = ()
         if layout is None and indices is None and LAYOUT_KEY in metadata:
             layout = from_dict(Layout, json.loads(metadata[LAYOUT_KEY]))
+            angles = layout.state_source.angles if layout.state_source is not None else ()
         if keys is None and KEYS_KEY in metadata:
             keys = json.loads(metadata[KEYS_KEY])
         keys = _choose_keys(dataset.observation_space, keys)
         space = dataset.action_space
         about_actions = _about_actions(space)
-        source = _state_source(dataset.observation_space, keys, indices)
+        source = replace(_state_source(dataset.observation_space, keys, indices), angles=angles)
+        whole = _state_source(dataset.observation_space, keys, None)
         packer = _Packer(int(dataset.total_steps))
         for episode in dataset.iterate_episodes():
             observations = _join(episode.observations, keys, episode.id)
-            if indices is not None:
-                observations = observations[:, list(indices)]
-            packer.add(episode.id, observations, _action_vectors(episode.actions, space, episode.id))
+            packer.add(
+                episode.id,
+                observations if source == whole else choose_numbers(observations, source),
+                _action_vectors(episode.actions, space, episode.id),
+            )
         if layout is None:
-            layout = replace(Layout.flat(len(source.indices)), sources=(source,))
+            layout = replace(Layout.flat(source.width), sources=(source,))
         layout = replace(layout, state_source=source)
         spec = dataset.env_spec
         kwargs = {} if spec is None else {k: v for k, v in spec.kwargs.items() if _is_json(v) and k != "render_mode"}

@@ -128,7 +128,7 @@ def evaluate_skills(
             return rollout
 
         closed = [[roll(start, z) for z in grid] for start in begins]
-        opened = [[roll(start, z, horizon) for z in grid] for start in begins]
+        opened = [[roll(start, z, config.actions_per_plan) for z in grid] for start in begins]
         drawn = policy.skill_space.sample(len(probe_begins) * _PROBE_SKILLS, generator)
         drawn = drawn.reshape(len(probe_begins), _PROBE_SKILLS, -1)
         random = [[roll(start, z) for z in row] for start, row in zip(probe_begins, drawn, strict=True)]

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from didi_gym.config import Heading, Layout
+from didi_gym.config import Heading, Layout, ObservationSource
 
 
 def yaw_of(states: Any, heading: Heading) -> Any:
@@ -82,3 +82,23 @@ def inputs_to_state(inputs: Any, layout: Layout) -> Any:
 
 def _module(array: Any) -> Any:
     return np if isinstance(array, np.ndarray) else sys.modules["torch"]
+
+
+def choose_numbers(observations: np.ndarray, source: ObservationSource) -> np.ndarray:
+    """The numbers that `source` takes of joined observations `(..., size)`: float32 `(..., width)`."""
+    chosen = observations[..., list(source.indices)].astype(np.float32)
+    if not source.angles:
+        return chosen
+    places = list(source.angles)
+    angles = chosen[..., places]
+    chosen[..., places] = np.cos(angles)
+    return np.concatenate([chosen, np.sin(angles)], axis=-1)
+
+
+def recover_numbers(state: np.ndarray, source: ObservationSource) -> np.ndarray:
+    """The inverse, `(..., width)` to `(..., len(indices))`, with angles in (-pi, pi]."""
+    numbers = state[..., : len(source.indices)].copy()
+    if source.angles:
+        places = list(source.angles)
+        numbers[..., places] = np.arctan2(state[..., len(source.indices) :], numbers[..., places])
+    return numbers

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -13,6 +14,9 @@ from didi_gym.discriminator import Discriminator
 from didi_gym.dynamics import DynamicsEnsemble
 from didi_gym.frames import turn_skill
 from didi_gym.skills import SkillSpace
+
+if TYPE_CHECKING:
+    from didi_gym.policy import SkillPolicy
 
 Metrics = dict[str, Tensor]
 
@@ -43,6 +47,18 @@ def dynamics_loss(dynamics: DynamicsEnsemble, states: Tensor, actions: Tensor) -
         losses.append(F.smooth_l1_loss(state / dynamics.delta_scale, states[:, :, step + 1] / dynamics.delta_scale))
     loss = torch.stack(losses).mean()
     return loss, {"dynamics/loss": loss, "dynamics/one_step": losses[0], "dynamics/last_step": losses[-1]}
+
+
+def anchor_loss(policy: SkillPolicy, states: Tensor, actions: Tensor, skills: Tensor) -> tuple[Tensor, Metrics]:
+    """Squared error of the policy's actions on data of its skills (behaviour cloning; Pomerleau 1991).
+
+    Args:
+        states: `(batch, plan_length, state_dim)`, of which the policy sees the first.
+        actions: `(batch, plan_length, action_dim)`.
+        skills: `(batch, skill_dim)`.
+    """
+    loss = F.mse_loss(policy(states[:, 0, policy.input_indices], skills)[0], actions)
+    return loss, {"anchor/loss": loss}
 
 
 def diversity_loss(

@@ -17,6 +17,7 @@ from gymnasium.envs.registration import EnvSpec
 from didi_gym.config import Layout, ObservationSource
 from didi_gym.data import is_bound
 from didi_gym.execution import action_vectors
+from didi_gym.frames import choose_numbers
 
 if TYPE_CHECKING:
     from didi_gym.policy import SkillPolicy
@@ -44,9 +45,9 @@ def resolve_settings(
         raise ValueError(f"until_done takes one skill_duration or none, and durations differ; got {skill_duration!r}")
     if replan_every is None:
         replan_every = min((config.replan_every, *durations))
-    if not 1 <= replan_every <= config.horizon:
+    if not 1 <= replan_every <= config.actions_per_plan:
         raise ValueError(
-            f"replan_every must be in 1..{config.horizon}, the policy's horizon, got {replan_every}; a skill may last "
+            f"replan_every must be in 1..{config.actions_per_plan}, the policy's horizon, got {replan_every}; a skill may last "
             "longer than one plan, it is then planned again on the way"
         )
     return tuple(int(duration) for duration in durations), replan_every
@@ -167,6 +168,8 @@ class InputSelector:
             joined = observation[keys[0]]
         else:
             joined = np.concatenate([observation[key] for key in keys], axis=-1)
+        if self.source.angles:
+            return choose_numbers(joined, self.source)
         return joined[..., self._indices].astype(np.float32)
 
 

@@ -47,7 +47,7 @@ class SkillPolicy(nn.Module):
 
     low: Tensor
     high: Tensor
-    _inputs: Tensor
+    input_indices: Tensor
 
     def __init__(self, config: PolicyConfig) -> None:
         super().__init__()
@@ -56,12 +56,13 @@ class SkillPolicy(nn.Module):
         self.revision: str | None = None
         layout = config.layout
         # a tensor, since indexing with a list copies it to the device and waits
-        self.register_buffer("_inputs", torch.tensor(layout.policy_inputs), persistent=False)
+        self.register_buffer("input_indices", torch.tensor(layout.policy_inputs), persistent=False)
         self._read, self._skill_dim = len(layout.policy_inputs), config.skill_space.skill_dim
         self._frame = HeadingFrame.of(self)
         self._joint = config.consistency == "joint"
         # joint: states 1..H-1 as changes from the first, then actions; actions come first to be sliced off cheaply
-        outputs = config.horizon * config.action_dim
+        self._emitted = config.actions_per_plan * config.action_dim
+        outputs = self._emitted
         if self._joint:
             outputs += (config.horizon - 1) * layout.state_dim
         self.net = ResidualMLP(self._read + self._skill_dim, outputs, self._skill_dim, config.width, config.depth)
@@ -111,17 +112,17 @@ class SkillPolicy(nn.Module):
             generator: Where given, discrete actions are drawn, for training; else they are the most likely ones.
 
         Returns:
-            Actions `(batch, horizon, action_dim)` in [-1, 1], discrete ones +1 where they are taken and -1 elsewhere;
+            Actions `(batch, plan_length, action_dim)` in [-1, 1], discrete ones +1 where they are taken and -1 elsewhere;
             in the joint form also states `(batch, horizon - 1, state_dim)` from the second on, as changes from the
             first; else None.
         """
         config = self.config
         output = self.net(torch.cat([inputs, skills], dim=-1), skills)
-        actions = output[:, : config.horizon * config.action_dim].unflatten(1, (config.horizon, -1))
+        actions = output[:, : self._emitted].unflatten(1, (config.actions_per_plan, -1))
         actions = one_hot_choice(actions, generator) if config.discrete_actions else actions.tanh()
         if not self._joint:
             return actions, None
-        changes = output[:, config.horizon * config.action_dim :].unflatten(1, (config.horizon - 1, -1))
+        changes = output[:, self._emitted :].unflatten(1, (config.horizon - 1, -1))
         return actions, changes
 
     def trajectory(
@@ -140,16 +141,16 @@ class SkillPolicy(nn.Module):
         """
         horizon = self.config.horizon
         if self._joint:
-            actions, changes = self(first[:, self._inputs], skills, generator)
+            actions, changes = self(first[:, self.input_indices], skills, generator)
             assert changes is not None
             return torch.cat([first[:, None], first[:, None] + changes], dim=1), actions
         if dynamics is None:
             raise ValueError("this policy emits actions only: its states need the dynamics model it was trained with")
-        every = replan_every or horizon
+        every = min(replan_every or horizon, self.config.actions_per_plan)
         states, actions = first[:, None], first.new_empty(len(first), 0, self.config.action_dim)
         while actions.shape[1] < horizon:
             here, turned = (first, skills) if actions.shape[1] == 0 else self._reframe(states[:, -1], skills)
-            chunk = self(here[:, self._inputs], turned, generator)[0][:, : min(every, horizon - actions.shape[1])]
+            chunk = self(here[:, self.input_indices], turned, generator)[0][:, : min(every, horizon - actions.shape[1])]
             states = torch.cat([states, dynamics.rollout(states[:, -1], chunk)[:, 1:]], dim=1)
             actions = torch.cat([actions, chunk], dim=1)
         return states[:, :horizon], actions
@@ -164,7 +165,7 @@ class SkillPolicy(nn.Module):
 
     # -- acting ------------------------------------------------------------------------------------------------------
     def plan_actions(self, inputs: Array, skills: Array, steps: int | None = None) -> Array:
-        """Plan the first `steps` actions (default: the whole horizon).
+        """Plan the first `steps` actions (default: all that one pass emits, the horizon or `plan_length`).
 
         Args:
             inputs: What the policy reads, `(n, len(policy_inputs))`, environment units; an array, or a tensor on the
@@ -178,11 +179,11 @@ class SkillPolicy(nn.Module):
             ValueError: wrong shapes, more steps than the horizon, arrays beside tensors, or another device.
         """
         inputs, skills = check_arguments(self, inputs, skills)
-        horizon = self.config.horizon
+        most = self.config.actions_per_plan
         if steps is None:
-            steps = horizon
-        elif not 1 <= steps <= horizon:
-            raise ValueError(f"steps must be in 1..{horizon}, the policy's horizon, got {steps}")
+            steps = most
+        elif not 1 <= steps <= most:
+            raise ValueError(f"steps must be in 1..{most}, the policy's horizon or plan_length, got {steps}")
         if isinstance(inputs, Tensor):
             with torch.no_grad():
                 return self.emit(torch.cat([inputs, skills], dim=-1), steps)
@@ -240,7 +241,7 @@ class SkillPolicy(nn.Module):
             The first actions, `(n, steps, action_dim)`.
         """
         inputs, skills, _ = self._localize(joined)
-        inputs = (inputs - self.normalizer.center[self._inputs]) / self.normalizer.scale[self._inputs]
+        inputs = (inputs - self.normalizer.center[self.input_indices]) / self.normalizer.scale[self.input_indices]
         return self._to_environment(self(inputs, skills)[0][:, :steps])
 
     @torch.no_grad()
@@ -248,7 +249,7 @@ class SkillPolicy(nn.Module):
         """Actions and states of whole trajectories, environment units, from policy inputs and skills side by side."""
         inputs, skills, yaw = self._localize(joined)
         first = inputs.new_zeros(len(inputs), self.config.layout.state_dim)
-        first[:, self._inputs] = inputs  # what the policy does not read is relative, hence zero at the start
+        first[:, self.input_indices] = inputs  # what the policy does not read is relative, hence zero at the start
         states, actions = self.trajectory(self.normalizer.normalize(first), skills, self.dynamics)
         states = self.normalizer.denormalize(states)
         if yaw is not None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import gymnasium as gym
@@ -13,6 +13,7 @@ import numpy as np
 
 from didi_gym.data import TrajectoryDataset
 from didi_gym.execution import to_actions
+from didi_gym.frames import choose_numbers, recover_numbers
 from didi_gym.matching import InputSelector
 from didi_gym.policy import SkillPolicy
 from didi_gym.progress import progress as progress_bar
@@ -78,6 +79,7 @@ class SkillSimulator:
         self._select = InputSelector(
             env.observation_space, type(layout)(**{**vars(state_layout), "sources": (layout.state_source,)})
         )
+        self._source = layout.state_source
         self._touches = None if contact_geoms is None else _contact_counter(env, contact_geoms)
 
     def starts(self, n: int, dataset: TrajectoryDataset | None, generator: np.random.Generator) -> list[Start]:
@@ -95,8 +97,14 @@ class SkillSimulator:
         data = getattr(inner, "data", None)
         if (
             data is None
-            or data.qpos.size + data.qvel.size != len(state)
-            or not np.allclose(np.concatenate([data.qpos, data.qvel]), state, atol=1e-5)
+            or data.qpos.size + data.qvel.size != len(recover_numbers(state, self._source))
+            or not np.allclose(
+                choose_numbers(
+                    np.concatenate([data.qpos, data.qvel]), replace(self._source, size=len(data.qpos) + len(data.qvel))
+                ),
+                state,
+                atol=1e-5,
+            )
         ):
             return []
         steps = dataset.window_starts(generator.integers(dataset.num_windows(1), size=n), 1)
@@ -126,8 +134,9 @@ class SkillSimulator:
         """Go to a start and return its state `(state_dim,)`."""
         observation, _ = self.env.reset(seed=start.seed)
         if start.state is not None:
-            inner = self.env.unwrapped
-            _set_mujoco_state(inner, start.state[: inner.model.nq], start.state[inner.model.nq :])  # type: ignore[attr-defined]
+            inner: Any = self.env.unwrapped
+            numbers = recover_numbers(start.state, self._source)
+            _set_mujoco_state(inner, numbers[: inner.model.nq], numbers[inner.model.nq :])
             return start.state
         for action in () if start.actions is None else start.actions:
             observation = self._step(action)[0]

@@ -8,32 +8,25 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
-from didi_gym.checkpoints import Interrupts, TrainingState, TrainingStopped
-from didi_gym.config import DynamicsConfig, PolicyConfig, PriorConfig, SkillConfig, from_dict, to_dict
+from didi_gym.anchor import Anchored, train_anchor
+from didi_gym.checkpoints import TrainingState, TrainingStopped
+from didi_gym.config import DynamicsConfig, PriorConfig, SkillConfig, from_dict, to_dict
 from didi_gym.data import TrajectoryDataset
 from didi_gym.diffusion import DiffusionPrior
 from didi_gym.discriminator import Discriminator
 from didi_gym.dynamics import DynamicsEnsemble
-from didi_gym.frames import localize
-from didi_gym.losses import Metrics, diversity_loss, dynamics_loss, guidance_loss, prior_loss
-from didi_gym.normalization import Normalizer
+from didi_gym.loops import Batches, build_policy, fit_normalizer, optimize
+from didi_gym.losses import Metrics, anchor_loss, diversity_loss, dynamics_loss, guidance_loss, prior_loss
 from didi_gym.policy import TRAINING_FILE, SkillPolicy
-from didi_gym.progress import progress as progress_bar
 from didi_gym.tensors import load_info, load_tensors, load_weights, write_tensors
-from didi_gym.version import __version__
-
-_FIT_WINDOWS = 20_000  # windows from which statistics are fitted
-_REPORT_EVERY = 50  # steps between readings of metrics, each of which waits for the device
-_GRADIENT_LIMIT = 1.0
 
 
 @dataclass(frozen=True)
@@ -44,36 +37,6 @@ class TrainConfig:
     prior: PriorConfig = field(default_factory=PriorConfig)
     dynamics: DynamicsConfig = field(default_factory=DynamicsConfig)
     seed: int = 0
-
-
-class Batches:
-    """Normalised windows of a data set on a device, drawn with a generator."""
-
-    def __init__(self, dataset: TrajectoryDataset, normalizer: Normalizer, device: torch.device) -> None:
-        self.dataset, self.device = dataset, device
-        self.normalizer = normalizer.to(device)
-        self.observations = torch.from_numpy(dataset.observations).to(device)
-        self.actions = torch.from_numpy(dataset.actions).to(device)
-        self.low = torch.as_tensor(dataset.action_low, device=device)
-        self.half = torch.as_tensor((dataset.action_high - dataset.action_low) / 2, device=device).clamp(min=1e-6)
-
-    def draw(self, n: int, horizon: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        """States `(n, horizon, state_dim)` in the windows' own frames and actions `(n, horizon, action_dim)`."""
-        count = self.dataset.num_windows(horizon)
-        indices = torch.randint(count, (n,), generator=generator, device=generator.device).cpu().numpy()
-        starts = torch.from_numpy(self.dataset.window_starts(indices, horizon)).to(self.device)
-        steps = starts[:, None] + torch.arange(horizon, device=self.device)
-        states = localize(self.observations[steps], self.dataset.layout)[0]
-        actions = (self.actions[steps] - self.low) / self.half - 1
-        return self.normalizer.normalize(states), actions.clamp(-1, 1)
-
-
-def fit_normalizer(dataset: TrajectoryDataset, horizon: int, seed: int = 0) -> Normalizer:
-    """Fit the state normaliser to random windows of the data."""
-    dataset.require_horizon(horizon)
-    dataset.require_change()
-    indices = np.random.default_rng(seed).integers(dataset.num_windows(horizon), size=_FIT_WINDOWS)
-    return Normalizer.fit(dataset.windows(dataset.window_starts(indices, horizon), horizon)[0], dataset.layout)
 
 
 def train_prior(
@@ -103,7 +66,7 @@ def train_prior(
 
     identity = {"data": dataset.fingerprint(), "horizon": horizon, "seed": seed, **to_dict(config)}
     state = TrainingState(prior, config.learning_rate, config.ema_decay, seed, identity, checkpoint)
-    _optimize("prior", state, loss, config.steps, config.learning_rate, progress)
+    optimize("prior", state, loss, config.steps, config.learning_rate, progress)
     return state.averaged()
 
 
@@ -135,7 +98,7 @@ def train_dynamics(
 
     identity = {"data": dataset.fingerprint(), "horizon": horizon, "seed": seed, **to_dict(config)}
     state = TrainingState(dynamics, config.learning_rate, 0.99, seed, identity, checkpoint)
-    _optimize("dynamics", state, loss, config.steps, config.learning_rate, progress)
+    optimize("dynamics", state, loss, config.steps, config.learning_rate, progress)
     return state.averaged()
 
 
@@ -144,6 +107,7 @@ def train_skills(
     prior: DiffusionPrior,
     dynamics: DynamicsEnsemble | None,
     config: SkillConfig | None = None,
+    anchored: Anchored | None = None,
     *,
     seed: int = 0,
     device: str | torch.device = "cpu",
@@ -158,32 +122,36 @@ def train_skills(
 
     Args:
         dynamics: Makes states follow from actions; None for `consistency="joint"`.
+        anchored: What `train_anchor` found, for discrete skills: the policy to start from, start states of each skill's
+            own, and a further loss, the squared error of its actions on its own data.
 
     Returns:
         The policy (averaged weights, with `dynamics` attached) and the discriminator.
     """
     horizon = prior.horizon
     config = _with_horizon(config or SkillConfig(), horizon)
-    space, layout = config.skill_space, dataset.layout
+    layout = dataset.layout
+    space = config.skill_space if anchored is None else anchored.policy.skill_space
+    learning_rate = config.learning_rate if anchored is None else config.anchor.tuning_rate
     if config.consistency == "dynamics" and dynamics is None:
         raise ValueError('consistency="dynamics" needs a dynamics model: pass train_dynamics(dataset)')
     batches = Batches(dataset, fit_normalizer(dataset, horizon), torch.device(device))
     torch.manual_seed(seed)
-    policy = SkillPolicy(_policy_config(dataset, config, horizon)).to(device)
-    policy.normalizer.load_state_dict(batches.normalizer.state_dict())
-    policy.low.copy_(batches.low)
-    policy.high.copy_(torch.as_tensor(dataset.action_high))
-    discriminator = Discriminator(config, layout).to(device)
+    policy = build_policy(batches, config, horizon) if anchored is None else anchored.trainable_policy()
+    discriminator = Discriminator(replace(config, skill_space=space), layout).to(device)
     sample = batches.draw(4096, horizon, torch.Generator(device).manual_seed(seed))[0]
     discriminator.fit_scale(batches.normalizer.denormalize(sample))
     modules = nn.ModuleDict({"policy": policy, "discriminator": discriminator})
 
     def loss(generator: torch.Generator, memory: dict[str, float]) -> tuple[Tensor, Metrics]:
         # 1. start states and the data's own trajectories from them
-        data_states, data_actions = batches.draw(config.batch_size, horizon, generator)
+        if anchored is None:
+            data_states, data_actions = batches.draw(config.batch_size, horizon, generator)
+            skills = space.sample(config.batch_size, generator)
+        else:
+            data_states, data_actions, skills = anchored.draw(batches, config.batch_size, horizon, generator)
         data = torch.cat([data_states, data_actions], dim=-1)
         # 2. trajectories of random skills from the same starts
-        skills = space.sample(config.batch_size, generator)
         choice = torch.randint(len(config.plans), (), generator=generator, device=generator.device)
         every = max(horizon // config.plans[int(choice)], 1)
         states, actions = policy.trajectory(data_states[:, 0], skills, dynamics, every, generator)
@@ -195,6 +163,10 @@ def train_skills(
         guidance, more = guidance_loss(prior, trajectories, data, config.noise_range, generator)
         weight = memory.setdefault("guidance_weight", config.guidance_weight)
         total = config.diversity_weight * diversity + weight * guidance
+        if anchored is not None:
+            own = anchored.draw(batches, config.anchor.batch_size, policy.config.actions_per_plan, generator)
+            anchor, anchor_metrics = anchor_loss(policy, *own)
+            total, metrics = total + config.anchor.weight * anchor, {**metrics, **anchor_metrics}
         # 5. dual ascent on the weight: up while the residual is above target, but never at the price of the skills
         if config.residual_target > 0:
             excess = float(more["guidance/ratio"].detach()) - config.residual_target
@@ -204,9 +176,9 @@ def train_skills(
         return total, {**metrics, **more, "guidance/weight": torch.tensor(weight)}
 
     identity = {"data": dataset.fingerprint(), "seed": seed, **to_dict(config)}
-    state = TrainingState(modules, config.learning_rate, config.ema_decay, seed, identity, checkpoint)
+    state = TrainingState(modules, learning_rate, config.ema_decay, seed, identity, checkpoint)
     try:
-        _optimize("skills", state, loss, config.steps, config.learning_rate, progress)
+        optimize("skills", state, loss, config.steps, learning_rate, progress)
     except TrainingStopped as stop:
         stop.result = _finished(state, dynamics)
         raise
@@ -252,10 +224,13 @@ def train(
         dynamics = train_dynamics(
             dataset, config.dynamics, horizon=horizon, checkpoint=checkpoints / "dynamics.safetensors", **common
         )
+    anchored = None
+    if config.skills.is_anchored:
+        anchored = train_anchor(dataset, config.skills, horizon=horizon, checkpoints=checkpoints, **common)
     stopped = None
     try:
         policy, discriminator = train_skills(
-            dataset, prior, dynamics, config.skills, checkpoint=checkpoints / "skills.safetensors", **common
+            dataset, prior, dynamics, config.skills, anchored, checkpoint=checkpoints / "skills.safetensors", **common
         )
     except TrainingStopped as stop:
         stopped, (policy, discriminator) = stop, stop.result
@@ -284,60 +259,6 @@ def load_training(folder: Path, policy: SkillPolicy) -> tuple[DiffusionPrior, Di
         load_weights(module, load_tensors(path, f"{name}."), f"{path}: {name}")
         module.eval().requires_grad_(False)
     return prior, discriminator
-
-
-def _policy_config(dataset: TrajectoryDataset, config: SkillConfig, horizon: int) -> PolicyConfig:
-    return PolicyConfig(
-        horizon=horizon,
-        action_dim=dataset.action_dim,
-        layout=dataset.layout,
-        skill_space=config.skill_space,
-        skill_duration=horizon,
-        replan_every=max(horizon // 8, 1),
-        width=config.width,
-        depth=config.depth,
-        consistency=config.consistency,
-        discrete_actions=dataset.discrete_actions,
-        dataset_id=dataset.dataset_id,
-        env_id=dataset.env_id,
-        env_kwargs=dataset.env_kwargs,
-        didi_gym_version=__version__,
-    )
-
-
-def _optimize(
-    label: str,
-    state: TrainingState,
-    loss: Callable[[torch.Generator, dict[str, float]], tuple[Tensor, Metrics]],
-    steps: int,
-    learning_rate: float,
-    progress: bool,
-) -> None:
-    """The training loop: Adam, cosine learning rate, clipped gradients, averaged weights, checkpoints."""
-    parameters = [p for p in state.module.parameters() if p.requires_grad]
-    shown: dict[str, float] = {}
-    with progress_bar(label, steps, progress) as report, Interrupts() as interrupts:
-        while state.step < steps:
-            state.optimizer.param_groups[0]["lr"] = learning_rate * 0.5 * (1 + math.cos(math.pi * state.step / steps))
-            value, metrics = loss(state.generator, state.memory)
-            state.optimizer.zero_grad(set_to_none=True)
-            value.backward()
-            nn.utils.clip_grad_norm_(parameters, _GRADIENT_LIMIT)
-            state.optimizer.step()
-            state.finish_step()
-            if state.step % _REPORT_EVERY == 0 or state.step == steps:
-                shown = {name: float(number.detach()) for name, number in metrics.items()}
-                if not math.isfinite(sum(shown.values())):
-                    raise FloatingPointError(
-                        f"{label}: the loss became {shown} at step {state.step}; lower learning_rate"
-                    )
-                state.log(shown)
-            report(state.step, shown)
-            if interrupts.requested:
-                state.save()
-                raise TrainingStopped(f"{label} at step {state.step} of {steps}.")
-            state.save_if_due()
-    state.save()
 
 
 def write_run(output: Path, config: TrainConfig, dataset_id: str, **selection: Sequence[Any]) -> None:

@@ -43,6 +43,37 @@ def point_dataset(episodes: int = 12, steps: int = 60, seed: int = 0) -> Traject
     return TrajectoryDataset.from_episodes(pairs, action_low=[-1, -1], action_high=[1, 1])
 
 
+def gait_dataset(episodes: int = 24, steps: int = 160, switch: bool = False, seed: int = 0) -> tuple[Any, np.ndarray]:
+    """A point with three behaviours: circling left, circling right, and going to (3, 0); with their labels `(steps,)`.
+
+    Each is a feedback law, so it can be taken up anywhere. With `switch` it changes about every 60 steps.
+    """
+    rng = np.random.default_rng(seed)
+    pairs, labels = [], []
+    for episode in range(episodes):
+        position, law = rng.normal(0, 1, 2), episode % 3
+        rows, actions = [position.copy()], []
+        for _ in range(steps):
+            if switch and rng.random() < 1 / 60:
+                law = int(rng.integers(3))
+            action = gait_action(position[None], law)[0] + rng.normal(0, 0.02, 2)
+            actions.append(action.clip(-1, 1))
+            position = position + 0.2 * actions[-1]
+            rows.append(position.copy())
+            labels.append(law)
+        pairs.append((np.array(rows), np.array(actions)))
+    return TrajectoryDataset.from_episodes(pairs, action_low=[-1, -1], action_high=[1, 1]), np.array(labels)
+
+
+def gait_action(positions: np.ndarray, law: int) -> np.ndarray:
+    """The action of a behaviour of `gait_dataset` at positions `(n, 2)`."""
+    if law == 2:
+        return (np.array([3.0, 0.0]) - positions).clip(-1, 1)
+    radius = np.linalg.norm(positions, axis=1, keepdims=True)
+    around = np.stack([-positions[:, 1], positions[:, 0]], axis=1) * (1 if law == 0 else -1)
+    return ((around + (1 - radius) * positions) / np.maximum(radius, 0.2)).clip(-1, 1)
+
+
 def tiny(**skills: Any) -> TrainConfig:
     """Settings that train in a second."""
     return TrainConfig(

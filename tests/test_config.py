@@ -83,7 +83,7 @@ def test_a_layout_that_contradicts_itself_is_refused(changes, words):
         (lambda: SkillConfig(feature_times=16), "feature_times must be in"),
         (lambda: SkillConfig(noise_range=(0.7, 0.1)), "noise_range"),
         (lambda: SkillConfig(guidance_weight=-1), "guidance_weight must not be negative"),
-        (lambda: replace(random_policy().config, replan_every=9), "exceeds the plan's horizon"),
+        (lambda: replace(random_policy().config, replan_every=9), "exceeds the 8 actions of a plan"),
         (lambda: replace(random_policy().config, skill_space=SkillSpace("box", 2)), "ball or"),
         (lambda: ObservationSource(3, (3,)), "must lie in 0..2"),
         (lambda: ObservationSource(3, ()), "not be empty"),

@@ -176,7 +176,7 @@ def test_tensors_of_two_kinds_are_refused(inputs, skills, words):
 @pytest.mark.parametrize("steps", [0, -1, 9])
 def test_steps_beyond_the_horizon_are_refused(steps):
     policy = random_policy()
-    with pytest.raises(ValueError, match=rf"steps must be in 1\.\.8, the policy's horizon, got {steps}"):
+    with pytest.raises(ValueError, match=rf"steps must be in 1\.\.8, the policy's horizon or plan_length, got {steps}"):
         policy.plan_actions(*_asked(policy), steps)
 
 

@@ -1,0 +1,129 @@
+"""Anchoring discrete skills in the data: behaviours are found without labels, and the policy learns each from its own.
+
+Plans that only have to differ and to be likely drift into poses that no behaviour of the data has; a policy that starts
+from the data's behaviours, and is held there, does not (docs/decisions.md).
+"""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from didi_gym.assignment import Assignment, assign_windows, balanced_rows, refine
+from didi_gym.checkpoints import TrainingState
+from didi_gym.config import AnchorConfig, SkillConfig, to_dict
+from didi_gym.data import TrajectoryDataset
+from didi_gym.loops import Batches, build_policy, fit_normalizer, optimize
+from didi_gym.losses import Metrics, anchor_loss
+from didi_gym.policy import SkillPolicy
+from didi_gym.skills import SkillSpace
+
+_CHUNK = 8192  # steps judged at a time
+
+
+@dataclass(frozen=True)
+class Anchored:
+    """A policy that has learned every skill from the data assigned to it."""
+
+    policy: SkillPolicy
+    assignment: Assignment
+
+    def trainable_policy(self) -> SkillPolicy:
+        """A copy to go on with."""
+        return copy.deepcopy(self.policy).train().requires_grad_(True)
+
+    def draw(self, batches: Batches, n: int, steps: int, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
+        """Windows of `steps` steps drawn alike for all skills: states, actions, and one-hot skills `(n, skills)`."""
+        return draw_own(batches, self.assignment, n, steps, generator)
+
+
+def draw_own(
+    batches: Batches, assignment: Assignment, n: int, steps: int, generator: torch.Generator
+) -> tuple[Tensor, Tensor, Tensor]:
+    """As `Anchored.draw`."""
+    dataset = batches.dataset
+    rows, skills = balanced_rows(assignment, n, generator)
+    episode = np.searchsorted(dataset.starts, rows.numpy(), side="right") - 1
+    last = torch.from_numpy(dataset.starts[episode] + dataset.lengths[episode] - steps)
+    states, actions = batches.at(torch.minimum(rows, last), steps)
+    return states, actions, F.one_hot(skills, assignment.skills).to(states)
+
+
+def train_anchor(
+    dataset: TrajectoryDataset,
+    config: SkillConfig,
+    *,
+    horizon: int | None = None,
+    seed: int = 0,
+    device: str | torch.device = "cpu",
+    checkpoints: Path | None = None,
+    progress: bool = True,
+) -> Anchored:
+    """Find the behaviours in a data set and learn them, one discrete skill each.
+
+    1. cluster windows into `config.skill_space.size` groups (`assign_windows`);
+    2. train a scout policy on them for a while, and let its errors refine the assignment (`refine`);
+    3. train the policy on the refined assignment, all skills alike often.
+
+    Args:
+        checkpoints: Folder for the stages' checkpoints; a stopped run continues there.
+
+    Returns:
+        The policy (averaged weights) and the assignment; rare clusters are merged, so there may be fewer skills.
+    """
+    horizon = horizon or dataset.suggest_horizon()
+    batches = Batches(dataset, fit_normalizer(dataset, horizon), torch.device(device))
+    anchor = config.anchor
+    rough = assign_windows(dataset, config.skill_space.size, anchor, seed)
+    scout = _imitate("scout", batches, config, rough, anchor.scout_steps, horizon, seed, checkpoints, progress)
+    assignment = refine(dataset, action_errors(batches, scout, rough.skills), anchor)
+    policy = _imitate("anchor", batches, config, assignment, anchor.steps, horizon, seed, checkpoints, progress)
+    return Anchored(policy, assignment)
+
+
+def _imitate(
+    stage: str,
+    batches: Batches,
+    config: SkillConfig,
+    assignment: Assignment,
+    steps: int,
+    horizon: int,
+    seed: int,
+    checkpoints: Path | None,
+    progress: bool,
+) -> SkillPolicy:
+    """A policy that imitates each skill's data."""
+    anchor: AnchorConfig = config.anchor
+    torch.manual_seed(seed)
+    space = SkillSpace("discrete", max(assignment.skills, 2))
+    policy = build_policy(batches, config, horizon, space)
+
+    def loss(generator: torch.Generator, _: dict[str, float]) -> tuple[Tensor, Metrics]:
+        length = policy.config.actions_per_plan
+        return anchor_loss(policy, *draw_own(batches, assignment, anchor.batch_size, length, generator))
+
+    identity = {"data": batches.dataset.fingerprint(), "horizon": horizon, "seed": seed, **to_dict(config)}
+    checkpoint = None if checkpoints is None else checkpoints / f"{stage}.safetensors"
+    state = TrainingState(policy, anchor.learning_rate, anchor.ema_decay, seed, identity, checkpoint)
+    optimize(stage, state, loss, steps, anchor.learning_rate, progress)
+    return state.averaged()
+
+
+@torch.no_grad()
+def action_errors(batches: Batches, policy: SkillPolicy, skills: int) -> np.ndarray:
+    """Squared error of each skill's next action at every step of the data, normalised units, `(steps, skills)`."""
+    errors = np.empty((len(batches.observations), skills), np.float32)
+    identity = torch.eye(policy.skill_space.size, device=batches.device)
+    for first in range(0, len(errors), _CHUNK):
+        states, actions = batches.at(torch.arange(first, min(first + _CHUNK, len(errors))), 1)
+        inputs = states[:, 0, policy.input_indices]
+        for skill in range(skills):
+            planned = policy(inputs, identity[skill].expand(len(inputs), -1))[0][:, 0]
+            errors[first : first + len(inputs), skill] = (planned - actions[:, 0]).square().mean(-1).cpu().numpy()
+    return errors

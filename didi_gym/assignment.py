@@ -1,0 +1,202 @@
+"""Finding behaviours in data without labels: windows are assigned to skills, and every step to one.
+
+Behaviours differ in rhythm as much as in posture. So a window of observations and actions is described by mean, spread,
+autocorrelation, spectrum and correlations, and the descriptions are clustered into more groups than behaviours are expected. A
+mixture of policies then refines the borders: a step belongs to the skill whose policy acts as the data did there.
+What is left too rarely to be a behaviour of its own (a start, a fall) goes with what follows it.
+"""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from didi_gym.config import AnchorConfig
+from didi_gym.data import TrajectoryDataset
+
+_LAGS = (1, 2, 4, 8)  # steps at which autocorrelation is taken
+_SIGNALS = 10  # principal signals whose correlations are taken
+_BANDS = 7  # of the spectrum, logarithmic
+_RESTARTS, _ITERATIONS = 8, 60  # of k-means
+
+
+@dataclass(frozen=True)
+class Assignment:
+    """A skill for every step of a data set."""
+
+    labels: np.ndarray
+    """Skill of each step, int64 `(steps,)`, aligned with the data set's arrays; -1 outside its episodes."""
+    skills: int
+    """Skills in use, numbered from 0."""
+
+    def shares(self) -> np.ndarray:
+        """Share of the steps that each skill has, `(skills,)`."""
+        counts = np.bincount(self.labels[self.labels >= 0], minlength=self.skills)
+        return counts / counts.sum()
+
+
+def assign_windows(dataset: TrajectoryDataset, skills: int, config: AnchorConfig, seed: int = 0) -> Assignment:
+    """Cluster the windows of a data set, and give each step the cluster of most windows that hold it.
+
+    Args:
+        skills: Clusters: about one and a half times the behaviours that are expected.
+    """
+    dataset.require_horizon(config.window)
+    starts = _window_starts(dataset, config)
+    features = _describe(dataset, starts, config)
+    clusters = _k_means(_principal(features, config.components), skills, seed)
+    votes = np.zeros((len(dataset.observations), skills), np.int32)
+    for start, cluster in zip(starts, clusters, strict=True):
+        votes[start : start + config.window, cluster] += 1
+    return _merge_rare(dataset, votes.argmax(1), skills, config)
+
+
+def refine(dataset: TrajectoryDataset, errors: np.ndarray, config: AnchorConfig) -> Assignment:
+    """Assign every step to the skill whose policy acts most like the data there, with switches made unlikely.
+
+    Args:
+        errors: Squared error of each skill's action at each step, `(steps, skills)`.
+    """
+    skills = errors.shape[1]
+    unit = 2 * np.median(errors.min(1))  # twice the variance of what no policy explains: a negative log likelihood
+    labels = np.full(len(errors), -1, np.int64)
+    kernel = np.ones(config.smoothing) / config.smoothing
+    for first, length in zip(dataset.starts, dataset.lengths, strict=True):
+        own = errors[first : first + length] / max(unit, 1e-9)
+        smooth = np.stack([np.convolve(column, kernel, "same") for column in own.T], axis=1)
+        labels[first : first + length] = _viterbi(smooth, config.stay)
+    return _merge_rare(dataset, labels, skills, config)
+
+
+def _window_starts(dataset: TrajectoryDataset, config: AnchorConfig) -> np.ndarray:
+    """First steps of overlapping windows that lie within one episode."""
+    parts = [
+        np.arange(first, first + length - config.window + 1, config.stride)
+        for first, length in zip(dataset.starts, dataset.lengths, strict=True)
+    ]
+    return np.concatenate(parts)
+
+
+def _describe(dataset: TrajectoryDataset, starts: np.ndarray, config: AnchorConfig) -> np.ndarray:
+    """Descriptions of windows `(n, features)`, each feature with mean 0 and variance 1."""
+    read = list(dataset.layout.policy_inputs)
+    signals = np.concatenate([dataset.observations[:, read], dataset.actions], axis=1)
+    signals = (signals - signals.mean(0)) / np.maximum(signals.std(0), 1e-6)
+    edges = np.unique(np.round(np.geomspace(1, config.window // 2 + 1, _BANDS + 1)).astype(int))
+    axes = _axes(signals, _SIGNALS).T
+    rows = []
+    for part in np.array_split(starts, max(len(starts) // 2000, 1)):
+        windows = signals[part[:, None] + np.arange(config.window)]  # (n, window, signals)
+        mean = windows.mean(1)
+        centered = windows - mean[:, None]
+        variance = np.square(centered).mean(1)
+        lagged = [(centered[:, lag:] * centered[:, :-lag]).mean(1) / (variance + 1e-3) for lag in _LAGS]
+        power = np.square(np.abs(np.fft.rfft(centered, axis=1))) / config.window
+        bands = [np.log(power[:, a:b].mean(1) + 1e-2) for a, b in itertools.pairwise(edges)]
+        together = _correlations(windows @ axes)
+        rows.append(np.concatenate([mean, np.sqrt(variance), *lagged, *bands, together], axis=1).astype(np.float32))
+    features = np.concatenate(rows)
+    return (features - features.mean(0)) / np.maximum(features.std(0), 1e-6)
+
+
+def _correlations(windows: np.ndarray) -> np.ndarray:
+    """How signals move together, at once and two steps apart: what tells a turn to the left from one to the right.
+
+    Args:
+        windows: `(n, window, signals)`.
+    """
+    centered = windows - windows.mean(1, keepdims=True)
+    scale = np.sqrt(np.square(centered).mean(1)) + 1e-2
+    parts = []
+    for lag in (0, 2):
+        product = np.einsum("nti,ntj->nij", centered[:, lag:], centered[:, : centered.shape[1] - lag])
+        correlation = product / centered.shape[1] / (scale[:, :, None] * scale[:, None, :])
+        parts.append(correlation.reshape(len(windows), -1))
+    return np.concatenate(parts, axis=1)
+
+
+def _principal(features: np.ndarray, components: int) -> np.ndarray:
+    """The first principal components, not whitened: directions of much variance are what tells behaviours apart."""
+    return features @ _axes(features, components).T
+
+
+def _axes(rows: np.ndarray, components: int) -> np.ndarray:
+    """Principal axes `(components, d)` of rows `(n, d)`, found on a sample."""
+    return np.linalg.svd(rows[:: max(len(rows) // 8000, 1)], full_matrices=False)[2][:components]
+
+
+def _k_means(points: np.ndarray, clusters: int, seed: int) -> np.ndarray:
+    """The best of several runs of k-means from k-means++ starts (Arthur & Vassilvitskii 2007), `(n,)`."""
+    x, generator = torch.as_tensor(points), torch.Generator().manual_seed(seed)
+    best, labels = float("inf"), torch.zeros(len(x), dtype=torch.long)
+    for _ in range(_RESTARTS):
+        centers = x[torch.randint(len(x), (1,), generator=generator)]
+        while len(centers) < clusters:
+            distance = torch.cdist(x, centers).amin(1).square().double()
+            centers = torch.cat([centers, x[torch.multinomial(distance + 1e-12, 1, generator=generator)]])
+        for _ in range(_ITERATIONS):
+            nearest = torch.cdist(x, centers).argmin(1)
+            members = F.one_hot(nearest, clusters).to(x.dtype)
+            counts = members.sum(0)[:, None]
+            moved = torch.where(counts > 0, members.T @ x / counts.clamp(min=1), centers)
+            if torch.allclose(moved, centers, atol=1e-5):
+                break
+            centers = moved
+        distance, found = torch.cdist(x, centers).min(1)
+        if float(distance.square().sum()) < best:
+            best, labels = float(distance.square().sum()), found
+    return labels.numpy()
+
+
+def _viterbi(costs: np.ndarray, stay: float) -> np.ndarray:
+    """The cheapest path through costs `(steps, skills)` where a skill goes on with probability `stay`."""
+    steps, skills = costs.shape
+    keep, switch = -np.log(stay), -np.log((1 - stay) / max(skills - 1, 1))
+    came_from = np.zeros((steps, skills), np.int64)
+    total, own = costs[0].astype(np.float64), np.arange(skills)
+    for step in range(1, steps):
+        best = int(total.argmin())
+        switching = total[best] + switch < total + keep
+        came_from[step] = np.where(switching, best, own)
+        total = np.where(switching, total[best] + switch, total + keep) + costs[step]
+    path = np.empty(steps, np.int64)
+    path[-1] = total.argmin()
+    for step in range(steps - 1, 0, -1):
+        path[step - 1] = came_from[step, path[step]]
+    return path
+
+
+def _merge_rare(dataset: TrajectoryDataset, labels: np.ndarray, skills: int, config: AnchorConfig) -> Assignment:
+    """Give the steps of rare skills to what follows them in their episode (else what came before); renumber the rest."""
+    inside = np.zeros(len(labels), bool)
+    for first, length in zip(dataset.starts, dataset.lengths, strict=True):
+        inside[first : first + length] = True
+    counts = np.bincount(labels[inside], minlength=skills)
+    kept = np.flatnonzero(counts >= config.rare * inside.sum() / skills)
+    number = np.full(skills, -1)
+    number[kept] = np.arange(len(kept))
+    found = np.full(len(labels), -1, np.int64)
+    for first, length in zip(dataset.starts, dataset.lengths, strict=True):
+        own = number[labels[first : first + length]]
+        known = np.flatnonzero(own >= 0)
+        if len(known):
+            after = np.searchsorted(known, np.arange(length))
+            own = own[known[np.minimum(after, len(known) - 1)]]
+        found[first : first + length] = own
+    return Assignment(found, len(kept))
+
+
+def balanced_rows(assignment: Assignment, n: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """Draw `n` steps with every skill alike: their numbers `(n,)` and their skills `(n,)`."""
+    labels = torch.from_numpy(assignment.labels)
+    order = torch.argsort(labels, stable=True)
+    counts = torch.bincount(labels[labels >= 0], minlength=assignment.skills)
+    begins = (labels < 0).sum() + counts.cumsum(0) - counts
+    skills = torch.randint(assignment.skills, (n,), generator=generator)
+    within = (torch.rand(n, generator=generator) * counts[skills]).long()
+    return order[begins[skills] + within], skills

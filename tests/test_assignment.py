@@ -1,0 +1,81 @@
+"""Behaviours are found in data without labels: clusters, borders, and what is too rare to be one."""
+
+import itertools
+
+import numpy as np
+import pytest
+import torch
+
+from didi_gym.assignment import Assignment, _viterbi, assign_windows, balanced_rows, refine
+from didi_gym.config import AnchorConfig
+from didi_gym.data import DatasetError
+from tests.examples import gait_action, gait_dataset, point_dataset
+
+CONFIG = AnchorConfig(window=24, stride=4)
+
+
+def purity(assignment: Assignment, labels: np.ndarray) -> float:
+    table = np.zeros((assignment.skills, 3))
+    np.add.at(table, (assignment.labels, labels), 1)
+    return table.max(axis=1).sum() / table.sum()
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_behaviours_of_whole_episodes_are_told_apart(seed):
+    dataset, labels = gait_dataset(seed=seed)
+    found = assign_windows(dataset, 5, CONFIG, seed)
+    assert 3 <= found.skills <= 5
+    assert purity(found, labels) > 0.95
+    np.testing.assert_allclose(found.shares().sum(), 1)
+
+
+def test_refining_with_the_policies_errors_sharpens_the_borders():
+    dataset, labels = gait_dataset(switch=True)
+    rough = assign_windows(dataset, 5, CONFIG)
+    laws = [np.bincount(labels[rough.labels == skill]).argmax() for skill in range(rough.skills)]
+    planned = np.stack([gait_action(dataset.observations, law) for law in laws], axis=1)
+    errors = np.square(planned - dataset.actions[:, None]).mean(-1)
+    refined = refine(dataset, errors, AnchorConfig(window=24, stride=4, smoothing=5))
+    assert purity(refined, labels) > max(purity(rough, labels), 0.97)
+
+
+def test_the_same_seed_gives_the_same_assignment():
+    dataset, _ = gait_dataset()
+    first, second = assign_windows(dataset, 5, CONFIG, 3), assign_windows(dataset, 5, CONFIG, 3)
+    assert (first.labels == second.labels).all()
+
+
+def test_viterbi_finds_the_cheapest_path():
+    rng = np.random.default_rng(0)
+    costs = rng.normal(size=(6, 3))
+    stay = 0.8
+
+    def price(path):
+        moves = sum(-np.log(stay if a == b else (1 - stay) / 2) for a, b in itertools.pairwise(path))
+        return moves + sum(costs[step, skill] for step, skill in enumerate(path))
+
+    every_path = np.stack(np.meshgrid(*[range(3)] * 6), axis=-1).reshape(-1, 6)
+    best = min(price(path) for path in every_path)
+    assert price(_viterbi(costs, stay)) == pytest.approx(best)
+
+
+def test_a_rare_cluster_goes_with_what_follows_it():
+    dataset = point_dataset(episodes=2, steps=60)
+    costs = np.ones((120, 3))
+    costs[:2, 2] = costs[2:60, 0] = costs[60:118, 1] = costs[118:, 2] = -100
+    found = refine(dataset, costs - costs.min() + 1e-3, AnchorConfig(window=16, smoothing=1, stay=0.5))
+    assert found.skills == 2
+    assert found.labels.tolist() == [0] * 60 + [1] * 60
+
+
+def test_rows_are_drawn_alike_for_skills_of_unlike_shares_and_only_from_their_own():
+    labels = np.array([-1] * 5 + [0] * 90 + [1] * 9 + [2])
+    rows, skills = balanced_rows(Assignment(labels, 3), 3000, torch.Generator().manual_seed(0))
+    assert (labels[rows.numpy()] == skills.numpy()).all()
+    assert np.bincount(skills.numpy()).min() > 900
+
+
+def test_episodes_shorter_than_a_window_are_refused():
+    dataset = point_dataset(episodes=3, steps=12)
+    with pytest.raises(DatasetError, match="no episode is as long"):
+        assign_windows(dataset, 3, AnchorConfig(window=16))
