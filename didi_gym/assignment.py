@@ -1,9 +1,9 @@
 """Finding behaviours in data without labels: windows are assigned to skills, and every step to one.
 
 Behaviours differ in rhythm as much as in posture. So a window of observations and actions is described by mean, spread,
-autocorrelation, spectrum and correlations, and the descriptions are clustered into more groups than behaviours are expected. A
-mixture of policies then refines the borders: a step belongs to the skill whose policy acts as the data did there.
-What is left too rarely to be a behaviour of its own (a start, a fall) goes with what follows it.
+autocorrelation, spectrum and correlations, and the descriptions are clustered into more groups than behaviours are
+expected. A mixture of policies then refines the borders: a step belongs to the skill whose policy acts as the data did
+there. What is too rare to be a behaviour of its own (a start, a fall) goes with what follows it.
 """
 
 from __future__ import annotations
@@ -172,7 +172,7 @@ def _viterbi(costs: np.ndarray, stay: float) -> np.ndarray:
 
 
 def _merge_rare(dataset: TrajectoryDataset, labels: np.ndarray, skills: int, config: AnchorConfig) -> Assignment:
-    """Give the steps of rare skills to what follows them in their episode (else what came before); renumber the rest."""
+    """Give the steps of rare skills to what follows in their episode (else to what came before); renumber the rest."""
     inside = np.zeros(len(labels), bool)
     for first, length in zip(dataset.starts, dataset.lengths, strict=True):
         inside[first : first + length] = True

@@ -41,8 +41,8 @@ class ObservationSource:
     keys: tuple[str, ...] = ()
     """Keys of a Dict observation, joined in this order; empty for a flat Box observation."""
     angles: tuple[int, ...] = ()
-    """Which of the chosen numbers are angles in radians, by their place in `indices`: the policy reads the cosine there,
-    and all sines at the end. An angle that winds would lead a network where it has never been."""
+    """Which of the chosen numbers are angles in radians, by their place in `indices`: the policy reads the cosine
+    there, and all sines at the end. An angle that winds would lead a network where it has never been."""
 
     @property
     def width(self) -> int:
@@ -204,7 +204,7 @@ class SkillConfig:
     anchor: AnchorConfig = field(default_factory=AnchorConfig)
     """For discrete skills: how behaviours are found in the data and anchor the policy."""
     plan_length: int | None = None
-    """Actions one pass of the policy emits; default: the horizon for continuous skills, 1 (feedback) for anchored ones."""
+    """Actions one pass of the policy emits; default: the horizon, for anchored skills 1 (feedback)."""
     consistency: Literal["dynamics", "joint"] = "dynamics"
     """`dynamics`: states follow from the actions through the learned dynamics; `joint`: the paper's form, the policy
     emits states beside actions."""
@@ -279,8 +279,8 @@ class PolicyConfig:
     width: int
     depth: int
     plan_length: int | None = None
-    """Actions emitted by one pass of the network: the whole horizon where None (the paper's form), 1 for a feedback policy
-    a = pi(observation, z)."""
+    """Actions emitted by one pass of the network: the whole horizon where None (the paper's form), 1 for a feedback
+    policy a = pi(observation, z)."""
     consistency: Literal["dynamics", "joint"] = "dynamics"
     discrete_actions: bool = False
     """The environment's actions are `Discrete(action_dim)`: of an action's numbers, the largest names what is done."""

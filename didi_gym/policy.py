@@ -112,8 +112,8 @@ class SkillPolicy(nn.Module):
             generator: Where given, discrete actions are drawn, for training; else they are the most likely ones.
 
         Returns:
-            Actions `(batch, plan_length, action_dim)` in [-1, 1], discrete ones +1 where they are taken and -1 elsewhere;
-            in the joint form also states `(batch, horizon - 1, state_dim)` from the second on, as changes from the
+            Actions `(batch, plan_length, action_dim)` in [-1, 1], discrete ones +1 where they are taken, else -1; in
+            the joint form also states `(batch, horizon - 1, state_dim)` from the second on, as changes from the
             first; else None.
         """
         config = self.config
