@@ -108,7 +108,9 @@ def _imitate(
         length = policy.config.actions_per_plan
         return anchor_loss(policy, *draw_own(batches, assignment, anchor.batch_size, length, generator))
 
-    identity = {"data": batches.dataset.fingerprint(), "horizon": horizon, "seed": seed, **to_dict(config)}
+    network = {"width": config.width, "depth": config.depth, "plan_length": policy.config.actions_per_plan}
+    run = {"data": batches.dataset.fingerprint(), "horizon": horizon, "seed": seed, "skills": config.skill_space.size}
+    identity = {**run, **network, **to_dict(anchor)}
     checkpoint = None if checkpoints is None else checkpoints / f"{stage}.safetensors"
     state = TrainingState(policy, anchor.learning_rate, anchor.ema_decay, seed, identity, checkpoint)
     optimize(stage, state, loss, steps, anchor.learning_rate, progress)

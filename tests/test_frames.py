@@ -2,8 +2,8 @@ import numpy as np
 import pytest
 import torch
 
-from didi_gym.config import Layout
-from didi_gym.frames import inputs_to_state, localize, turn, turn_skill, yaw_of
+from didi_gym.config import Layout, ObservationSource
+from didi_gym.frames import choose_numbers, inputs_to_state, localize, recover_numbers, turn, turn_skill, yaw_of
 from tests.examples import BODY, body_states
 
 
@@ -79,3 +79,16 @@ def test_nothing_is_changed_in_place_and_a_flat_layout_changes_nothing():
 def test_inputs_fill_the_state_and_the_rest_is_zero():
     state = inputs_to_state(np.arange(1.0, 7.0)[None], BODY)
     np.testing.assert_array_equal(state, [[0, 0, 1, 2, 3, 4, 5, 6]])
+
+
+def test_angles_become_cosine_and_sine_and_come_back():
+    source = ObservationSource(5, (4, 1, 3), angles=(1,))
+    observations = np.random.default_rng(0).uniform(-3, 3, (7, 5))
+    state = choose_numbers(observations, source)
+    assert source.width == state.shape[1] == 4
+    np.testing.assert_allclose(state[:, [0, 2]], observations[:, [4, 3]], rtol=1e-6)
+    np.testing.assert_allclose(state[:, 1], np.cos(observations[:, 1]), atol=1e-6)
+    np.testing.assert_allclose(state[:, 3], np.sin(observations[:, 1]), atol=1e-6)
+    np.testing.assert_allclose(recover_numbers(state, source), observations[:, [4, 1, 3]], atol=1e-6)
+    wound = observations + np.array([0, 6 * np.pi, 0, 0, 0])
+    np.testing.assert_allclose(choose_numbers(wound, source), state, atol=1e-5)

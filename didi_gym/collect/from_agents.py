@@ -35,6 +35,7 @@ def collect_from_agents(
     switch_every: float | None = None,
     lead_in: int = 0,
     healthy: tuple[int, float, float] | None = None,
+    angles: Sequence[int] = (),
     noise: float = 0.05,
     episode_steps: int | None = None,
     env_kwargs: Mapping[str, Any] | None = None,
@@ -64,6 +65,8 @@ def collect_from_agents(
         lead_in: before recording, a random other behaviour runs for 0 to this many steps, drawn for each episode.
         healthy: index, least and greatest value of a number that behaviours read, e.g. (1, -2, 2) for the pitch of a
             HalfCheetah in rad: an episode ends where it leaves that range, unless a final behaviour is at work.
+        angles: indices of numbers that behaviours read and that are angles, e.g. 1 for the pitch of a HalfCheetah: skills
+            see their cosine and sine, since an angle that winds leads a network where it has never been.
         noise: standard deviation of the Gaussian noise on actions, as a share of half their range.
         episode_steps: longest episode; default: the environment's time limit.
         zero_padding: fill with zeros what a behaviour reads beyond the observation.
@@ -111,7 +114,7 @@ def collect_from_agents(
         name,
         episodes,
         env_spec=env.spec,
-        layout=agents_layout(observed, hidden),
+        layout=agents_layout(observed, hidden, angles),
         about=to_metadata(measured, {**settings, "final": list(final), "hidden": hidden, "seed": seed, "steps": steps}),
         algorithm_name=f"{len(behaviours)} behaviour policies",
         description=f"{env_id}: {len(behaviours)} behaviours, "
@@ -136,14 +139,24 @@ def with_positions(env_id: str, env_kwargs: dict[str, Any]) -> tuple[dict[str, A
     return given, sizes[0] - sizes[1]
 
 
-def agents_layout(size: int, hidden: int) -> Layout:
+def agents_layout(size: int, hidden: int, angles: Sequence[int] = ()) -> Layout:
     """The layout of observations of `size` numbers that begin with `hidden` ones of position: those are relative, the
-    policy reads the rest, and everything is a feature."""
-    if not hidden:
-        return Layout.flat(size)
-    read = tuple(range(hidden, size))
-    sources = (ObservationSource(size, read), ObservationSource(len(read), tuple(range(len(read)))))
-    return Layout(size, read, tuple(range(size)), relative=tuple(range(hidden)), sources=sources)
+    policy reads the rest, and everything is a feature. `angles` count from the first number that is read."""
+    if any(not 0 <= angle < size - hidden for angle in angles):
+        raise ValueError(f"angles must lie in 0..{size - hidden - 1}, got {list(angles)}")
+    whole, turning = tuple(range(size)), tuple(angles)
+    states = size + len(turning)
+    sources = [ObservationSource(size, whole[hidden:], angles=turning)]
+    if hidden:
+        sources.append(ObservationSource(size - hidden, whole[: size - hidden], angles=turning))
+    return Layout(
+        states,
+        tuple(range(hidden, states)),
+        tuple(range(states)),
+        relative=whole[:hidden],
+        sources=tuple(sources),
+        state_source=ObservationSource(size, whole, angles=tuple(hidden + angle for angle in turning)),
+    )
 
 
 def require_sense(how: Recorder, steps: int, *, inputs: int, bounded: bool) -> None:
