@@ -47,8 +47,8 @@ def resolve_settings(
         replan_every = min((config.replan_every, *durations))
     if not 1 <= replan_every <= config.actions_per_plan:
         raise ValueError(
-            f"replan_every must be in 1..{config.actions_per_plan}, the policy's horizon, got {replan_every}; a skill may "
-            "last longer than one plan, it is then planned again on the way"
+            f"replan_every must be in 1..{config.actions_per_plan}, the policy's horizon, got {replan_every}; a skill "
+            "may last longer than one plan, it is then planned again on the way"
         )
     return tuple(int(duration) for duration in durations), replan_every
 

@@ -65,8 +65,8 @@ def collect_from_agents(
         lead_in: before recording, a random other behaviour runs for 0 to this many steps, drawn for each episode.
         healthy: index, least and greatest value of a number that behaviours read, e.g. (1, -2, 2) for the pitch of a
             HalfCheetah in rad: an episode ends where it leaves that range, unless a final behaviour is at work.
-        angles: indices of numbers that behaviours read and that are angles, e.g. 1 for the pitch of a HalfCheetah: skills
-            see their cosine and sine, since an angle that winds leads a network where it has never been.
+        angles: indices of numbers that behaviours read and that are angles, e.g. 1 for the pitch of a HalfCheetah:
+            skills see their cosine and sine, since an angle that winds leads a network where it has never been.
         noise: standard deviation of the Gaussian noise on actions, as a share of half their range.
         episode_steps: longest episode; default: the environment's time limit.
         zero_padding: fill with zeros what a behaviour reads beyond the observation.
