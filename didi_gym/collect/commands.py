@@ -65,8 +65,8 @@ class FromAgents:
     """Index, least and greatest value of a number that policies read, e.g. 1 -2 2 for the pitch of a HalfCheetah in
     rad: an episode ends where it leaves that range, unless a final behaviour is at work."""
     angles: tuple[int, ...] = ()
-    """Indices of numbers that policies read and that are angles in rad, e.g. 1 for the pitch of a HalfCheetah: skills see
-    cosine and sine."""
+    """Indices of numbers that policies read and that are angles in rad, e.g. 1 for the pitch of a HalfCheetah: skills
+    see cosine and sine."""
     lead_in: int = 0
     """Before recording, another behaviour runs for 0 to this many steps: starts are its states, not only resets."""
     noise: float = 0.05
