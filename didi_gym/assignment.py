@@ -83,25 +83,37 @@ def _window_starts(dataset: TrajectoryDataset, config: AnchorConfig) -> np.ndarr
 
 
 def _describe(dataset: TrajectoryDataset, starts: np.ndarray, config: AnchorConfig) -> np.ndarray:
-    """Descriptions of windows `(n, features)`, each feature with mean 0 and variance 1."""
-    read = list(dataset.layout.policy_inputs)
-    signals = np.concatenate([dataset.observations[:, read], dataset.actions], axis=1)
+    """Descriptions of a data set's windows `(n, features)`, each feature with mean 0 and variance 1."""
+    signals = np.concatenate([dataset.observations[:, list(dataset.layout.policy_inputs)], dataset.actions], axis=1)
     signals = (signals - signals.mean(0)) / np.maximum(signals.std(0), 1e-6)
-    edges = np.unique(np.round(np.geomspace(1, config.window // 2 + 1, _BANDS + 1)).astype(int))
-    axes = _axes(signals, _SIGNALS).T
-    rows = []
-    for part in np.array_split(starts, max(len(starts) // 2000, 1)):
-        windows = signals[part[:, None] + np.arange(config.window)]  # (n, window, signals)
-        mean = windows.mean(1)
-        centered = windows - mean[:, None]
-        variance = np.square(centered).mean(1)
-        lagged = [(centered[:, lag:] * centered[:, :-lag]).mean(1) / (variance + 1e-3) for lag in _LAGS]
-        power = np.square(np.abs(np.fft.rfft(centered, axis=1))) / config.window
-        bands = [np.log(power[:, a:b].mean(1) + 1e-2) for a, b in itertools.pairwise(edges)]
-        together = _correlations(windows @ axes)
-        rows.append(np.concatenate([mean, np.sqrt(variance), *lagged, *bands, together], axis=1).astype(np.float32))
-    features = np.concatenate(rows)
+    axes = _axes(signals, _SIGNALS)
+    parts = np.array_split(starts, max(len(starts) // 2000, 1))
+    features = np.concatenate(
+        [describe_windows(signals[part[:, None] + np.arange(config.window)], axes) for part in parts]
+    )
     return (features - features.mean(0)) / np.maximum(features.std(0), 1e-6)
+
+
+def describe_windows(windows: np.ndarray, axes: np.ndarray) -> np.ndarray:
+    """Mean, spread, autocorrelation, spectrum and correlations of signals.
+
+    Args:
+        windows: normalised signals `(n, window, signals)`.
+        axes: directions in which correlations are taken, `(m, signals)`.
+
+    Returns:
+        float32 `(n, features)`.
+    """
+    length = windows.shape[1]
+    edges = np.unique(np.round(np.geomspace(1, length // 2 + 1, _BANDS + 1)).astype(int))
+    mean = windows.mean(1)
+    centered = windows - mean[:, None]
+    variance = np.square(centered).mean(1)
+    lagged = [(centered[:, lag:] * centered[:, :-lag]).mean(1) / (variance + 1e-3) for lag in _LAGS]
+    power = np.square(np.abs(np.fft.rfft(centered, axis=1))) / length
+    bands = [np.log(power[:, a:b].mean(1) + 1e-2) for a, b in itertools.pairwise(edges)]
+    together = _correlations(windows @ axes.T)
+    return np.concatenate([mean, np.sqrt(variance), *lagged, *bands, together], axis=1).astype(np.float32)
 
 
 def _correlations(windows: np.ndarray) -> np.ndarray:

@@ -1,0 +1,150 @@
+"""Which behaviours of a mixture do skills recover, that were learned from it without labels?
+
+    didi-gym data from-agents --env HalfCheetah-v5 --agents DIR --angles 1 --healthy 1 -2 2 --final NAME
+    didi-gym train --dataset didi/halfcheetah-gaits-v0 --output runs/gaits --skills.skill-space.kind discrete \
+        --skills.skill-space.size 12
+    python experiments/gait_recovery.py runs/gaits --csv experiments/results/gaits.csv
+
+Every skill is held for 300 steps from 16 resets and from 16 upright states of other behaviours, which training never
+saw. A classifier, fitted on labelled windows of the data, says which behaviour each rollout shows; its speed is taken
+over the last 200 steps. A behaviour is recovered where some skill shows it in most windows and at its speed within 25 %.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch.nn import functional as F
+
+from didi_gym import SkillPolicy, TrajectoryDataset
+from didi_gym.assignment import describe_windows
+from didi_gym.collect import read_labels
+from didi_gym.simulation import Rollout, SkillSimulator, make_data_env
+
+STEPS, SETTLED, WINDOW, STRIDE, ROLLOUTS = 300, 100, 50, 25, 16
+COLUMNS = ["run", "seed", "starts", "skills", "recovered", "success", "slowest", "fastest", "behaviours"]
+
+
+class Judge:
+    """Says which behaviour windows of states and actions show, from labelled data."""
+
+    def __init__(self, dataset: TrajectoryDataset, labels: np.ndarray) -> None:
+        self._read = list(dataset.layout.policy_inputs)
+        signals = self._join(dataset.observations, dataset.actions)
+        self._mean, self._std = signals.mean(0), np.maximum(signals.std(0), 1e-6)
+        signals = self._normal(signals)
+        self._axes = np.linalg.svd(signals[::25], full_matrices=False)[2][:10]
+        windows, truth = [], []
+        for first, length in zip(dataset.starts, dataset.lengths, strict=True):
+            for start in range(first + SETTLED, first + length - WINDOW + 1, STRIDE):
+                own = labels[start : start + WINDOW]
+                if (own == own[0]).all():
+                    windows.append(signals[start : start + WINDOW])
+                    truth.append(own[0])
+        features = describe_windows(np.stack(windows), self._axes)
+        self._center, self._scale = features.mean(0), np.maximum(features.std(0), 1e-6)
+        x, y = torch.as_tensor((features - self._center) / self._scale), torch.as_tensor(np.array(truth))
+        torch.manual_seed(0)
+        self._net = torch.nn.Sequential(
+            torch.nn.Linear(x.shape[1], 64), torch.nn.SiLU(), torch.nn.Linear(64, int(y.max()) + 1)
+        )
+        optimizer = torch.optim.AdamW(self._net.parameters(), lr=1e-3, weight_decay=1e-2)
+        for _ in range(800):
+            rows = torch.randint(len(x), (512,))
+            optimizer.zero_grad()
+            F.cross_entropy(self._net(x[rows]), y[rows]).backward()
+            optimizer.step()
+
+    def __call__(self, rollout: Rollout) -> np.ndarray:
+        """The behaviour of each window of a rollout after it has settled."""
+        signals = self._normal(self._join(rollout.states[:-1], rollout.actions))
+        starts = range(SETTLED, len(signals) - WINDOW + 1, STRIDE)
+        features = describe_windows(np.stack([signals[start : start + WINDOW] for start in starts]), self._axes)
+        with torch.no_grad():
+            return self._net(torch.as_tensor((features - self._center) / self._scale)).argmax(1).numpy()
+
+    def _join(self, states: np.ndarray, actions: np.ndarray) -> np.ndarray:
+        return np.concatenate([states[:, self._read], actions], axis=1)
+
+    def _normal(self, signals: np.ndarray) -> np.ndarray:
+        return ((signals - self._mean) / self._std).astype(np.float32)
+
+
+def evaluate(folder: Path, seed: int) -> list[dict[str, Any]]:
+    """A row for starts from resets, and one for starts from other behaviours."""
+    policy = SkillPolicy.from_pretrained(folder, device="cpu")
+    assert policy.config.dataset_id is not None, "the policy does not say which data set it was trained on"
+    dataset = TrajectoryDataset.from_minari(policy.config.dataset_id)
+    labels = read_labels(policy.config.dataset_id)
+    judge = Judge(dataset, labels.steps)
+    env = make_data_env(policy)
+    simulator = SkillSimulator(policy, env)
+    seconds = (STEPS - SETTLED) * env.unwrapped.dt  # type: ignore[attr-defined]
+    speeds = np.array([behaviour.speed for behaviour in labels.behaviours])
+    rows = []
+    for kind in ("reset", "data"):
+        generator = np.random.default_rng(1000 + seed)
+        if kind == "reset":
+            starts = simulator.random_starts(ROLLOUTS, generator, burn_in=0)
+        else:
+            drawn = simulator.data_starts(40 * ROLLOUTS, dataset.split()[1], generator)
+            upright = dataset.layout.state_source.angles[0]  # type: ignore[union-attr]
+            starts = [start for start in drawn if start.state is not None and start.state[upright] > 0][:ROLLOUTS]
+        best = np.zeros(len(speeds))
+        shown_speeds = []
+        for skill in np.eye(policy.skill_space.size, dtype=np.float32):
+            rollouts = [simulator.hold(simulator.visit(start), skill, STEPS) for start in starts]
+            shown = np.stack([judge(rollout) for rollout in rollouts])
+            ran = np.array([rollout.states[STEPS, 0] - rollout.states[SETTLED, 0] for rollout in rollouts]) / seconds
+            counts = np.bincount(shown.ravel(), minlength=len(speeds))
+            behaviour = int(counts.argmax())
+            near = np.abs(ran / speeds[behaviour] - 1) < 0.25
+            success = float((((shown == behaviour).mean(1) > 0.5) & near).mean())
+            recovers = counts[behaviour] > 0.5 * shown.size and abs(ran.mean() / speeds[behaviour] - 1) < 0.25
+            print(
+                f"{kind:6} skill {skill.argmax():2}: {labels.names[behaviour]:26} {counts[behaviour] / shown.size:.2f}"
+                f"  {ran.mean():5.2f} m/s ({speeds[behaviour]:5.2f})  success {success:.2f} {'*' * recovers}"
+            )
+            if recovers:
+                best[behaviour] = max(best[behaviour], success)
+                shown_speeds.append(float(ran.mean()))
+        found = np.flatnonzero(best)
+        rows.append(
+            {
+                "run": policy.config.dataset_id,
+                "seed": seed,
+                "starts": kind,
+                "skills": policy.skill_space.size,
+                "recovered": len(found),
+                "success": round(float(best[found].mean()), 3) if len(found) else 0.0,
+                "slowest": round(min(shown_speeds, default=0), 2),
+                "fastest": round(max(shown_speeds, default=0), 2),
+                "behaviours": json.dumps({labels.names[i]: round(float(best[i]), 2) for i in found}),
+            }
+        )
+        print(rows[-1])
+    return rows
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folders", nargs="+", type=Path, help="policy folders, one for each seed")
+    parser.add_argument("--csv", type=Path, help="write the table here")
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    rows = [row for seed, folder in enumerate(arguments.folders) for row in evaluate(folder, seed)]
+    if arguments.csv:
+        with arguments.csv.open("w", newline="") as file:
+            writer = csv.DictWriter(file, COLUMNS)
+            writer.writeheader()
+            writer.writerows(rows)
+
+
+if __name__ == "__main__":
+    main()
