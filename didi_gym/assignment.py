@@ -56,6 +56,25 @@ def assign_windows(dataset: TrajectoryDataset, skills: int, config: AnchorConfig
     return _merge_rare(dataset, votes.argmax(1), skills, config)
 
 
+def separation(dataset: TrajectoryDataset, config: AnchorConfig | None = None, clusters: int = 12) -> float:
+    """How clearly windows fall into groups: the median simplified silhouette 1 - a / b (Hruschka et al. 2004).
+
+    a is a window's distance to its cluster's centre, b that to the next one's. Mixtures of gaits have 0.66 to 0.72,
+    directions and goals, which vary continuously, 0.17 to 0.29; above 0.5 discrete skills suit.
+
+    Raises:
+        DatasetError: no episode is as long as a window.
+    """
+    config = config or AnchorConfig()
+    dataset.require_horizon(config.window)
+    starts = _window_starts(dataset, config)
+    points = _principal(_describe(dataset, starts[:: max(len(starts) // 6000, 1)], config), config.components)
+    labels = _k_means(points, min(clusters, len(points)), seed=0)
+    centers = np.stack([points[labels == cluster].mean(0) for cluster in np.unique(labels)])
+    nearest = np.sort(torch.cdist(torch.as_tensor(points), torch.as_tensor(centers)).numpy(), axis=1)
+    return float(np.median(1 - nearest[:, 0] / np.maximum(nearest[:, 1], 1e-9)))
+
+
 def refine(dataset: TrajectoryDataset, errors: np.ndarray, config: AnchorConfig) -> Assignment:
     """Assign every step to the skill whose policy acts most like the data there, with switches made unlikely.
 

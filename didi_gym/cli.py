@@ -20,6 +20,7 @@ from didi_gym.hub import list_pretrained
 if TYPE_CHECKING:
     import numpy as np
 
+    from didi_gym.data import TrajectoryDataset
     from didi_gym.policy import SkillPolicy
 
 _USAGE = """didi-gym: pretrained skills for reinforcement learning
@@ -100,6 +101,7 @@ def train(args: Train) -> None:
     config = TrainConfig(replace(args.skills, horizon=horizon), args.prior, args.dynamics, args.seed)
     training, held_out = dataset.split(horizon=horizon)
     write_run(args.output, config, args.dataset, keys=args.keys, indices=args.indices)
+    _suggest_skills(training, config.skills)
     short = int((dataset.lengths < horizon).sum())
     print(
         f"{args.dataset}: horizon {horizon}, {len(training.lengths)} episodes for training, "
@@ -109,6 +111,24 @@ def train(args: Train) -> None:
     )
     run(training, config, args.output, device=pick_device(args.device))
     print(f"Skill policy written to {args.output}. Next: didi-gym evaluate {args.output}")
+
+
+def _suggest_skills(dataset: TrajectoryDataset, config: SkillConfig) -> None:
+    """Say where the data looks like a case for the other kind of skills."""
+    from didi_gym.assignment import separation
+
+    try:
+        separate = separation(dataset, config.anchor)
+    except DatasetError:  # too short to tell
+        return
+    if (separate > 0.5) == config.skill_space.is_discrete:
+        return
+    what, other = (
+        ("falls into clear groups", "--skills.skill-space.kind discrete --skills.skill-space.size 12")
+        if separate > 0.5
+        else ("varies continuously", "--skills.skill-space.kind ball --skills.skill-space.size 2")
+    )
+    print(f"this data {what} (simplified silhouette {separate:.2f}); consider {other}", file=sys.stderr)
 
 
 def evaluate(args: Evaluate) -> None:

@@ -213,10 +213,10 @@ class TrajectoryDataset:
                 f"with `minari download {dataset_id}` or download=True (--download)"
             ) from error
         metadata = dataset.storage.metadata
-        angles: tuple[int, ...] = ()
         if layout is None and indices is None and LAYOUT_KEY in metadata:
             layout = from_dict(Layout, json.loads(metadata[LAYOUT_KEY]))
-            angles = layout.state_source.angles if layout.state_source is not None else ()
+        known = None if layout is None else layout.state_source
+        angles = known.angles if known is not None and (indices is None or tuple(indices) == known.indices) else ()
         if keys is None and KEYS_KEY in metadata:
             keys = json.loads(metadata[KEYS_KEY])
         keys = _choose_keys(dataset.observation_space, keys)

@@ -7,7 +7,7 @@
 
 Every skill is held for 300 steps from 16 resets and from 16 upright states of other behaviours, which training never
 saw. A classifier, fitted on labelled windows of the data, says which behaviour each rollout shows; its speed is taken
-over the last 200 steps. A behaviour is recovered where some skill shows it in most windows and at its speed within 25 %.
+over the last 200 steps. A behaviour is recovered where some skill shows it in most windows, at its speed within 25 %.
 """
 
 from __future__ import annotations

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-from didi_gym.assignment import Assignment, _viterbi, assign_windows, balanced_rows, refine
+from didi_gym.assignment import Assignment, _viterbi, assign_windows, balanced_rows, refine, separation
 from didi_gym.config import AnchorConfig
-from didi_gym.data import DatasetError
+from didi_gym.data import DatasetError, TrajectoryDataset
 from tests.examples import gait_action, gait_dataset, point_dataset
 
 CONFIG = AnchorConfig(window=24, stride=4)
@@ -27,6 +27,18 @@ def test_behaviours_of_whole_episodes_are_told_apart(seed):
     assert 3 <= found.skills <= 5
     assert purity(found, labels) > 0.95
     np.testing.assert_allclose(found.shares().sum(), 1)
+
+
+def test_gaits_are_clearly_separate_and_wandering_is_not():
+    assert separation(gait_dataset()[0], CONFIG, clusters=5) > 0.5
+    rng = np.random.default_rng(0)
+    walks = [np.cumsum(rng.normal(size=(200, 2)), axis=0) for _ in range(12)]
+    wandering = TrajectoryDataset.from_episodes(
+        [(walk, np.clip(np.diff(walk, axis=0, append=walk[-1:]), -1, 1)) for walk in walks],
+        action_low=[-1, -1],
+        action_high=[1, 1],
+    )
+    assert separation(wandering, CONFIG, clusters=5) < 0.5
 
 
 def test_refining_with_the_policies_errors_sharpens_the_borders():
