@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -18,6 +19,7 @@ from didi_gym import cli, training
 from didi_gym.checkpoints import TrainingState
 from didi_gym.config import DynamicsConfig, PriorConfig, SkillConfig
 from didi_gym.data import TrajectoryDataset
+from didi_gym.skills import SkillSpace
 from didi_gym.tensors import load_tensors
 
 ENV, DATASET = "InvertedPendulum-v5", "cli/pendulum-v0"
@@ -299,3 +301,13 @@ def test_the_console_script_works_in_a_process_of_its_own(datasets, tmp_path):
 
 def test_settings_of_the_command_line_are_those_of_training():
     assert set(training.TrainConfig.__dataclass_fields__) <= set(cli.Train.__dataclass_fields__)
+
+
+@pytest.mark.parametrize(("kind", "said"), [("ball", "falls into clear groups.*kind discrete"), ("discrete", None)])
+def test_training_suggests_the_kind_of_skills_that_the_data_looks_like(kind, said, capsys):
+    from tests.examples import gait_dataset
+
+    skills = SkillConfig(skill_space=SkillSpace(kind, 5 if kind == "discrete" else 2))
+    cli._suggest_skills(gait_dataset()[0], skills)
+    shown = capsys.readouterr().err
+    assert re.search(said, shown) if said else shown == ""
