@@ -14,7 +14,16 @@ import torch
 from didi_gym.data import TrajectoryDataset
 from didi_gym.frames import localize
 from didi_gym.matching import check_actions
-from didi_gym.metrics import direction_error, mutual_information, nearest_distance, skill_probe, skill_spread
+from didi_gym.metrics import (
+    coverage,
+    direction_error,
+    mutual_information,
+    nearest_distance,
+    skill_probe,
+    skill_spread,
+    smoothness,
+    vendi_score,
+)
 from didi_gym.policy import SkillPolicy
 from didi_gym.progress import progress as progress_bar
 from didi_gym.simulation import HeldSkills, Rollout, SkillSimulator, Start, hold_skills, make_data_env
@@ -22,13 +31,15 @@ from didi_gym.tensors import write_atomically
 
 _PROBE_STARTS, _PROBE_SKILLS = 4, 4  # starts for the probe, as a multiple, and random skills from each
 _REFERENCE_WINDOWS = 20_000  # data windows among which nearest neighbours are sought
+_COMPARED_WINDOWS = 2_000  # data windows that set the scale of the Vendi score and the cells to cover
+_CELLS = 10  # of the coverage grid, along each feature
 
 
 @dataclass(frozen=True)
 class SkillReport:
     """Metrics of executed skills. NaN (null in JSON) marks what could not be measured, e.g. plans without dynamics.
 
-    Spreads and errors are in units of the policy's normaliser; a policy's horizon is H.
+    Spreads and errors are in units of the policy's normaliser; a policy's horizon is H. `docs/metrics.md` has formulas.
     """
 
     starts: int
@@ -62,6 +73,16 @@ class SkillReport:
     """Share of held rollouts that the environment terminated."""
     contact: float
     """Mean share of steps of the H-step rollouts in contact with the geoms asked for; NaN where none were."""
+    # Reports written before these were measured lack them.
+    vendi: float = math.nan
+    """Effective number of different held skills by the change of the features, same reset, mean over resets; the scale
+    is the median distance between data windows as long (`held_steps`, or the data's median episode if shorter)."""
+    vendi_ceiling: float = math.nan
+    """Held skills compared."""
+    coverage: float = math.nan
+    """Share of the cells that the features of those data windows reach from their first step that held skills reach."""
+    smoothness: float = math.nan
+    """Mean squared change between consecutive actions of the H-step rollouts, in half action ranges; 0 is constant."""
 
     def save(self, file: Path) -> None:
         """Write JSON, with null for NaN."""
@@ -89,7 +110,8 @@ def evaluate_skills(
     Args:
         policy: Loaded beside its `training.safetensors` where planned spread and plan error are wanted.
         env: Default: the environment of its data set.
-        dataset: Data to measure fidelity against; its held-out tenth sets the yardstick and gives the start states.
+        dataset: Data to measure fidelity, Vendi score and coverage against; its held-out tenth sets the yardstick of
+            fidelity and gives the start states.
         starts: Start states: of the held-out data where the simulator can be put into them; else resets, from seeds no
             data set was made with, and up to 64 steps of random skills.
         skills: Skills compared from each start, spread over the skill space.
@@ -155,7 +177,9 @@ def evaluate_skills(
     probe = (
         accuracy if policy.skill_space.is_discrete else skill_probe(_signatures(random, features, scale), drawn, seed)
     )
-    held_changes = (held.paths[:, -1] - held.paths[:, 0]).reshape(held_episodes, -1, len(features))
+    moved = (held.paths - held.paths[:, :1]).reshape(held_episodes, -1, held_steps + 1, len(features))
+    held_changes = moved[:, :, -1]
+    vendi, covered = (math.nan, math.nan) if dataset is None else _diversity(policy, dataset, moved, seed)
     report_ = SkillReport(
         starts=starts,
         skills=len(grid),
@@ -174,6 +198,10 @@ def evaluate_skills(
         direction_error_degrees=direction_error(policy.skill_space.grid(held_skills), held_changes),
         falls=float(held.terminated.mean()),
         contact=float(np.mean([r.contact for row in closed for r in row])),
+        vendi=vendi,
+        vendi_ceiling=float(moved.shape[1]),
+        coverage=covered,
+        smoothness=smoothness([r.actions for row in closed for r in row], _action_width(policy) / 2),
     )
     return report_, held
 
@@ -196,6 +224,25 @@ def _signatures(rollouts: list[list[Rollout]], features: list[int], scale: np.nd
             at = np.linspace(0, len(r.states) - 1, 5).round().astype(int)[1:]
             rows.append(((r.states[at] - r.states[0])[:, features] / scale).ravel())
     return np.asarray(rows, np.float32).reshape(len(rollouts), len(rollouts[0]), -1)
+
+
+def _diversity(policy: SkillPolicy, dataset: TrajectoryDataset, moved: np.ndarray, seed: int) -> tuple[float, float]:
+    """Vendi score, mean over resets, and coverage of held skills against data windows of the same length.
+
+    Args:
+        moved: Features relative to the reset `(resets, skills, steps + 1, features)`, environment units.
+    """
+    features = list(policy.config.layout.features)
+    scale = policy.normalizer.scale.cpu().numpy()[features]
+    usable = dataset.lengths[dataset.lengths >= policy.config.horizon]
+    length = min(moved.shape[2], int(np.median(usable)))  # half of the episodes can be drawn from
+    drawn = np.random.default_rng(seed).integers(dataset.num_windows(length), size=_COMPARED_WINDOWS)
+    states = dataset.windows(dataset.window_starts(drawn, length), length)[0][..., features]
+    data, skills = (states - states[:, :1]) / scale, moved[:, :, :length] / scale
+    ends = data[:, -1]
+    distance = float(np.median(np.linalg.norm(ends[::2] - ends[1::2], axis=-1)))
+    vendi = float(np.mean([vendi_score(row[:, -1], distance) for row in skills])) if distance > 0 else math.nan
+    return vendi, coverage(skills.reshape(-1, len(features)), data.reshape(-1, len(features)), _CELLS)
 
 
 def _fidelity(policy: SkillPolicy, dataset: TrajectoryDataset, rollouts: list[Rollout], seed: int) -> float:
@@ -222,6 +269,10 @@ def _fidelity(policy: SkillPolicy, dataset: TrajectoryDataset, rollouts: list[Ro
 def _embed(policy: SkillPolicy, states: np.ndarray, actions: np.ndarray) -> torch.Tensor:
     local = torch.as_tensor(localize(states, policy.config.layout)[0])
     normalized = policy.normalizer.normalize(local.to(policy.device)).cpu()
-    width = np.maximum(policy.action_high - policy.action_low, 1e-6)  # zero where the data's action never changes
-    scaled = (actions - policy.action_low) / width * 2 - 1
+    scaled = (actions - policy.action_low) / _action_width(policy) * 2 - 1
     return torch.cat([normalized.flatten(1), torch.as_tensor(scaled, dtype=torch.float32).flatten(1)], dim=-1)
+
+
+def _action_width(policy: SkillPolicy) -> np.ndarray:
+    """Distance between the action bounds `(action_dim,)`."""
+    return np.maximum(policy.action_high - policy.action_low, 1e-6)  # zero where the data's action never changes

@@ -1,9 +1,9 @@
-"""Measures of what rollouts do: spread, fresh probes of the skill, directions, nearest neighbours."""
+"""Measures of what rollouts do, and how sure scores over several runs are; `docs/metrics.md` explains each."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
@@ -93,3 +93,105 @@ def direction_error(skills: np.ndarray, changes: np.ndarray) -> float:
 
 def nearest_distance(x: torch.Tensor, reference: torch.Tensor) -> torch.Tensor:
     return torch.cat([torch.cdist(part, reference).amin(1) for part in x.split(256)])
+
+
+def vendi_score(features: np.ndarray, scale: float) -> float:
+    """Effective number of different rows, between 1 (all the same) and n (all far apart).
+
+    The exponential of the entropy of the eigenvalues of K / n, with K_ij = exp(-|x_i - x_j|^2 / (2 scale^2)).
+    Source: Friedman & Dieng 2023, arXiv 2210.02410.
+
+    Args:
+        features: `(n, d)`.
+        scale: Distance that counts as different, in the units of `features`. Scores of different scales do not compare,
+            so it is taken from the data: the median distance between its windows.
+    """
+    if not scale > 0:
+        raise ValueError(f"the scale of a Vendi score is a positive distance, got {scale}")
+    rows = np.asarray(features, np.float64)
+    distances = np.linalg.norm(rows[:, None] - rows, axis=-1)  # (n, n)
+    values = np.linalg.eigvalsh(np.exp(-np.square(distances / scale) / 2) / len(rows))
+    values = values[values > 0]  # rounding leaves some below zero, and the score up to 1e-14 outside its range
+    return float(np.exp(-(values * np.log(values)).sum()).clip(1, len(rows)))
+
+
+def coverage(points: np.ndarray, data: np.ndarray, cells: int) -> float:
+    """Share of the grid cells holding data that points visit; NaN where no row of the data lies in the box.
+
+    The count of visited cells of METRA (arXiv 2310.08887), as a share of the data's. What lies outside the box, of data
+    or points, counts for nothing.
+
+    Args:
+        points: `(n, d)`.
+        data: `(m, d)`, the same units; its 1st to 99th percentile on each axis is the box.
+        cells: Cells of the regular grid along each axis.
+    """
+    low, high = np.percentile(data.astype(np.float64), [1, 99], axis=0, method="inverted_cdf")
+    width = np.where(high > low, high - low, 1)
+
+    def visited(rows: np.ndarray) -> set[tuple[int, ...]]:
+        inside = rows[((rows >= low) & (rows <= high)).all(axis=1)].astype(np.float64)
+        places = np.minimum((inside - low) / width * cells, cells - 1).astype(int)  # the upper edge: in the last cell
+        return set(map(tuple, np.unique(places, axis=0).tolist()))
+
+    occupied = visited(data)
+    return len(visited(points) & occupied) / len(occupied) if occupied else math.nan
+
+
+def smoothness(actions: Sequence[np.ndarray], half_range: np.ndarray) -> float:
+    """Mean squared change between consecutive actions: 0 is constant, 4 jumps from bound to bound at every step.
+
+    Args:
+        actions: Of each rollout `(steps, action_dim)`; NaN where none has two steps.
+        half_range: Half the distance between the bounds `(action_dim,)`, the unit of the change.
+    """
+    changes = np.concatenate([np.diff(a, axis=0) for a in actions]) / half_range
+    return float(np.square(changes).mean()) if len(changes) else math.nan
+
+
+def interquartile_mean(scores: np.ndarray) -> float:
+    """Mean of the middle half of all scores `(runs, tasks)`. Source: Agarwal et al. 2021, arXiv 2108.13264."""
+    ordered = np.sort(scores, axis=None)
+    cut = len(ordered) // 4
+    return float(ordered[cut : len(ordered) - cut].mean())
+
+
+def stratified_bootstrap(
+    scores: np.ndarray,
+    statistic: Callable[[np.ndarray], float],
+    confidence: float = 0.95,
+    seed: int = 0,
+    samples: int = 2000,
+) -> tuple[float, float]:
+    """Interval (low, high) of a statistic, from runs drawn anew within each task (percentile bootstrap).
+
+    Source: Agarwal et al. 2021, arXiv 2108.13264.
+
+    Args:
+        scores: `(runs, tasks)`; a run is what would be repeated, here a pretraining seed.
+        statistic: Of scores `(runs, tasks)`, for example `interquartile_mean`.
+        confidence: Share of the drawn statistics between low and high.
+        seed: Of the draws.
+        samples: How often the runs are drawn.
+    """
+    generator = np.random.default_rng(seed)
+    drawn = [
+        statistic(np.take_along_axis(scores, generator.integers(len(scores), size=scores.shape), axis=0))
+        for _ in range(samples)
+    ]
+    low, high = np.quantile(drawn, [(1 - confidence) / 2, (1 + confidence) / 2])
+    return float(low), float(high)
+
+
+def probability_of_improvement(x: np.ndarray, y: np.ndarray) -> float:
+    """Probability that a run of x scores above a run of y on a task drawn at random, a tie counting half.
+
+    Source: Agarwal et al. 2021, arXiv 2108.13264.
+
+    Args:
+        x: `(runs, tasks)`.
+        y: `(runs, tasks)`, the same tasks, any number of runs.
+    """
+    if x.shape[1:] != y.shape[1:]:
+        raise ValueError(f"both need scores (runs, tasks) of the same tasks, got shapes {x.shape} and {y.shape}")
+    return float((1 + np.sign(x[:, None] - y[None])).mean() / 2)

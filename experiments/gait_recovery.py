@@ -109,7 +109,7 @@ def evaluate(folder: Path, seed: int) -> list[dict[str, Any]]:
             recovers = counts[behaviour] > 0.5 * shown.size and abs(ran.mean() / speeds[behaviour] - 1) < 0.25
             print(
                 f"{kind:6} skill {skill.argmax():2}: {labels.names[behaviour]:26} {counts[behaviour] / shown.size:.2f}"
-                f"  {ran.mean():5.2f} m/s ({speeds[behaviour]:5.2f})  success {success:.2f} {'*' * recovers}"
+                f"  {ran.mean():5.2f} m/s ({speeds[behaviour]:5.2f})  success {success:.2f} {'*' if recovers else ''}"
             )
             if recovers:
                 best[behaviour] = max(best[behaviour], success)

@@ -1,5 +1,6 @@
 import json
 import math
+from dataclasses import asdict
 
 import gymnasium as gym
 import numpy as np
@@ -8,7 +9,7 @@ from gymnasium import spaces
 
 from didi_gym.config import Layout, PolicyConfig
 from didi_gym.data import TrajectoryDataset
-from didi_gym.evaluation import evaluate_skills
+from didi_gym.evaluation import SkillReport, evaluate_skills
 from didi_gym.metrics import direction_error, mutual_information, nearest_distance, skill_probe, skill_spread
 from didi_gym.policy import SkillPolicy
 from didi_gym.simulation import SkillSimulator, data_env_id, hold_skills
@@ -58,6 +59,16 @@ class Compass(SkillPolicy):
         return Plan(actions, observations[:, None] + moved)
 
 
+class Shaking(Compass):
+    """Jumps from bound to bound whatever z is."""
+
+    def plan_actions(self, inputs, skills, steps=None):
+        actions = super().plan_actions(inputs, skills, steps)
+        actions[:, ::2] = -1
+        actions[:, 1::2] = 1
+        return actions
+
+
 def test_a_perfect_policy_gets_perfect_marks():
     report, held = evaluate_skills(Compass(), Point(), starts=16, progress=False)
     assert report.spread_ratio == pytest.approx(1, abs=1e-3) and report.plan_error < 1e-5
@@ -99,13 +110,6 @@ def test_fidelity_is_high_in_the_datas_world_and_low_outside():
     policy.normalizer.scale.copy_(policy.normalizer.scale.new_tensor(scale / 2))
     near, _ = evaluate_skills(policy, Point(), dataset, starts=8, progress=False)
 
-    class Shaking(Compass):
-        def plan_actions(self, inputs, skills, steps=None):
-            actions = super().plan_actions(inputs, skills, steps)
-            actions[:, ::2] = -1
-            actions[:, 1::2] = 1
-            return actions
-
     shaking = Shaking()
     shaking.normalizer.load_state_dict(policy.normalizer.state_dict())
     far, _ = evaluate_skills(shaking, Point(), dataset, starts=8, progress=False)
@@ -117,6 +121,38 @@ def test_fidelity_is_zero_where_every_rollout_falls_and_unknown_where_nothing_wa
     assert fallen.fidelity == 0 and fallen.falls == 1
     alone, _ = evaluate_skills(Compass(), Point(), point_dataset(1), starts=4, progress=False)
     assert math.isnan(alone.fidelity)
+
+
+def test_skills_that_go_everywhere_are_told_from_one_that_stays_and_from_one_that_shakes():
+    dataset = point_dataset(20)
+    compass, _ = evaluate_skills(Compass(), Point(), dataset, starts=4, progress=False)
+    assert compass.vendi > 7.5 and compass.vendi_ceiling == 8 and compass.smoothness == 0
+    still, _ = evaluate_skills(Compass(deaf=True), Point(), dataset, starts=4, progress=False)
+    assert still.vendi == pytest.approx(1) and still.smoothness == 0
+    assert 0 < still.coverage < 0.05 < 0.3 < compass.coverage < 1  # of the data's cells: one, and eight rays
+
+    shaking, _ = evaluate_skills(Shaking(), Point(), dataset, starts=4, progress=False)
+    assert shaking.smoothness == 4 and shaking.vendi == pytest.approx(1)
+
+
+def test_diversity_against_the_data_is_unknown_without_data_and_in_data_that_mostly_stands_still():
+    alone, _ = evaluate_skills(Compass(), Point(), starts=4, progress=False)
+    assert math.isnan(alone.vendi) and math.isnan(alone.coverage) and alone.vendi_ceiling == 8
+    still = TrajectoryDataset.from_episodes([(np.zeros((20, 2)), np.eye(20, 2))] * 3)
+    frozen, _ = evaluate_skills(Compass(), Point(), still, starts=4, progress=False)
+    assert math.isnan(frozen.vendi) and frozen.coverage == 1  # its only cell is the start
+
+
+def test_two_reports_of_the_same_seed_are_the_same():
+    first, second = (evaluate_skills(Compass(), Point(), point_dataset(), starts=4, progress=False)[0] for _ in "ab")
+    assert repr(first) == repr(second)
+
+
+def test_reports_written_before_diversity_was_measured_can_still_be_read():
+    report, _ = evaluate_skills(Compass(), Point(), starts=4, progress=False)
+    new = {"vendi", "vendi_ceiling", "coverage", "smoothness"}
+    old = SkillReport(**{k: v for k, v in asdict(report).items() if k not in new})
+    assert old.probe == report.probe and math.isnan(old.smoothness)
 
 
 def test_actions_stay_inside_bounds_that_float32_rounds_outwards():
