@@ -179,8 +179,10 @@ class AnchorConfig:
     learning_rate: float = 1e-3
     weight: float = 20.0
     """Weight of the anchor in the joint objective."""
+    tuning_steps: int = 500
+    """Gradient steps of the joint objective, which only tunes an anchored policy (in place of `skills.steps`)."""
     tuning_rate: float = 1e-4
-    """Learning rate of the joint objective, which only tunes an anchored policy."""
+    """Its learning rate."""
     ema_decay: float = 0.995
 
     def __post_init__(self) -> None:

@@ -132,7 +132,9 @@ def train_skills(
     config = _with_horizon(config or SkillConfig(), horizon)
     layout = dataset.layout
     space = config.skill_space if anchored is None else anchored.policy.skill_space
-    learning_rate = config.learning_rate if anchored is None else config.anchor.tuning_rate
+    steps, learning_rate = config.steps, config.learning_rate
+    if anchored is not None:
+        steps, learning_rate = config.anchor.tuning_steps, config.anchor.tuning_rate
     if config.consistency == "dynamics" and dynamics is None:
         raise ValueError('consistency="dynamics" needs a dynamics model: pass train_dynamics(dataset)')
     batches = Batches(dataset, fit_normalizer(dataset, horizon), torch.device(device))
@@ -178,7 +180,7 @@ def train_skills(
     identity = {"data": dataset.fingerprint(), "seed": seed, **to_dict(config)}
     state = TrainingState(modules, learning_rate, config.ema_decay, seed, identity, checkpoint)
     try:
-        optimize("skills", state, loss, config.steps, learning_rate, progress)
+        optimize("skills", state, loss, steps, learning_rate, progress)
     except TrainingStopped as stop:
         stop.result = _finished(state, dynamics)
         raise

@@ -14,6 +14,7 @@ from tests.examples import gait_dataset
 
 def settings(**changes):
     anchor = {"window": 24, "stride": 4, "scout_steps": 150, "steps": 500, "batch_size": 128, "smoothing": 5}
+    anchor["tuning_steps"] = 20
     return SkillConfig(
         **{
             "horizon": 8,
