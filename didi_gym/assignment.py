@@ -84,9 +84,9 @@ def refine(dataset: TrajectoryDataset, errors: np.ndarray, config: AnchorConfig)
     skills = errors.shape[1]
     unit = 2 * np.median(errors.min(1))  # twice the variance of what no policy explains: a negative log likelihood
     labels = np.full(len(errors), -1, np.int64)
-    kernel = np.ones(config.smoothing) / config.smoothing
     for first, length in zip(dataset.starts, dataset.lengths, strict=True):
         own = errors[first : first + length] / max(unit, 1e-9)
+        kernel = np.ones(min(config.smoothing, length)) / min(config.smoothing, length)
         smooth = np.stack([np.convolve(column, kernel, "same") for column in own.T], axis=1)
         labels[first : first + length] = _viterbi(smooth, config.stay)
     return _merge_rare(dataset, labels, skills, config)

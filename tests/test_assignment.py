@@ -80,6 +80,12 @@ def test_a_rare_cluster_goes_with_what_follows_it():
     assert found.labels.tolist() == [0] * 60 + [1] * 60
 
 
+def test_episodes_shorter_than_the_smoothing_are_refined_too():
+    dataset = point_dataset(episodes=2, steps=12)
+    costs = np.tile([[1.0, 0.1]], (24, 1))
+    assert refine(dataset, costs, AnchorConfig(smoothing=20)).labels.tolist() == [0] * 24
+
+
 def test_rows_are_drawn_alike_for_skills_of_unlike_shares_and_only_from_their_own():
     labels = np.array([-1] * 5 + [0] * 90 + [1] * 9 + [2])
     rows, skills = balanced_rows(Assignment(labels, 3), 3000, torch.Generator().manual_seed(0))
