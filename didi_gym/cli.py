@@ -153,7 +153,7 @@ def evaluate(args: Evaluate) -> None:
         except DatasetError as error:
             if args.dataset is not None:
                 raise
-            print(f"Fidelity is left out: {error}", file=sys.stderr)
+            print(f"Fidelity, Vendi score and coverage are left out: {error}", file=sys.stderr)
     env_id, env_kwargs = data_env_id(policy) if args.env is None else (args.env, {})
     report, held = evaluate_skills(
         policy,

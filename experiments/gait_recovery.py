@@ -1,9 +1,13 @@
-"""Which behaviours of a mixture do skills recover, that were learned from it without labels?
+r"""Which behaviours of a mixture do skills recover, that were learned from it without labels?
 
-    didi-gym data from-agents --env HalfCheetah-v5 --agents DIR --angles 1 --healthy 1 -2 2 --final NAME
-    didi-gym train --dataset didi/halfcheetah-gaits-v0 --output runs/gaits --skills.skill-space.kind discrete \
-        --skills.skill-space.size 12
-    python experiments/gait_recovery.py runs/gaits --csv experiments/results/gaits.csv
+    didi-gym data from-agents --env HalfCheetah-v5 --agents DIR --angles 1 --healthy 1 -2 2 --final NAME \
+        --episode-steps 500 [--switch-every 120]
+    didi-gym train --dataset didi/halfcheetah-gaits-v0 --output runs/gaits0 --seed 0 --skills.horizon 16 \
+        --skills.skill-space.kind discrete --skills.skill-space.size 12 [--skills.anchor.tuning-steps 1]
+    python experiments/gait_recovery.py runs/gaits0 runs/gaits1 --csv experiments/results/gaits.csv
+
+DIR holds policies as plain arrays, NAME is one that runs on its back. With one tuning step the policy is as anchored
+(`gaits.csv`, `gaits-switching.csv`), by default the joint objective tunes it (`gaits-tuned.csv`).
 
 Every skill is held for 300 steps from 16 resets and from 16 upright states of other behaviours, which training never
 saw. A classifier, fitted on labelled windows of the data, says which behaviour each rollout shows; its speed is taken

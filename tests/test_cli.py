@@ -144,7 +144,7 @@ def test_without_video_and_data_the_numbers_are_written_all_the_same(trained, tm
     monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path / "empty"))
     cli.run(["evaluate", str(trained), "--output", str(tmp_path / "out"), *QUICK, "--no-video"])
     assert json.loads((tmp_path / "out" / "results.json").read_text())["fidelity"] is None
-    assert "Fidelity is left out: no Minari data set" in capfd.readouterr().err
+    assert "Fidelity, Vendi score and coverage are left out: no Minari data set" in capfd.readouterr().err
     assert not (tmp_path / "out" / "replay.mp4").exists()
 
 
