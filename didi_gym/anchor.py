@@ -52,7 +52,12 @@ def draw_own(
     episode = np.searchsorted(dataset.starts, rows.numpy(), side="right") - 1
     last = torch.from_numpy(dataset.starts[episode] + dataset.lengths[episode] - steps)
     states, actions = batches.at(torch.minimum(rows, last), steps)
-    return states, actions, F.one_hot(skills, assignment.skills).to(states)
+    return states, actions, F.one_hot(skills, space_of(assignment).size).to(states)
+
+
+def space_of(assignment: Assignment) -> SkillSpace:
+    """The skills found; a space has at least two, of which one may mean nothing."""
+    return SkillSpace("discrete", max(assignment.skills, 2))
 
 
 def train_anchor(
@@ -101,8 +106,7 @@ def _imitate(
     """A policy that imitates each skill's data."""
     anchor: AnchorConfig = config.anchor
     torch.manual_seed(seed)
-    space = SkillSpace("discrete", max(assignment.skills, 2))
-    policy = build_policy(batches, config, horizon, space)
+    policy = build_policy(batches, config, horizon, space_of(assignment))
 
     def loss(generator: torch.Generator, _: dict[str, float]) -> tuple[Tensor, Metrics]:
         length = policy.config.actions_per_plan

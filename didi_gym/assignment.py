@@ -9,15 +9,15 @@ there. What is too rare to be a behaviour of its own (a start, a fall) goes with
 from __future__ import annotations
 
 import itertools
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from didi_gym.config import AnchorConfig
-from didi_gym.data import TrajectoryDataset
+from didi_gym.config import MIN_WINDOW, AnchorConfig
+from didi_gym.data import DatasetError, TrajectoryDataset
 
 _LAGS = (1, 2, 4, 8)  # steps at which autocorrelation is taken
 _SIGNALS = 10  # principal signals whose correlations are taken
@@ -30,7 +30,8 @@ class Assignment:
     """A skill for every step of a data set."""
 
     labels: np.ndarray
-    """Skill of each step, int64 `(steps,)`, aligned with the data set's arrays; -1 outside its episodes."""
+    """Skill of each step, int64 `(steps,)`, aligned with the data set's arrays; -1 outside its episodes, and in those
+    too short to tell."""
     skills: int
     """Skills in use, numbered from 0."""
 
@@ -46,14 +47,15 @@ def assign_windows(dataset: TrajectoryDataset, skills: int, config: AnchorConfig
     Args:
         skills: Clusters: about one and a half times the behaviours that are expected.
     """
-    dataset.require_horizon(config.window)
+    config = _fitting(dataset, config)
     starts = _window_starts(dataset, config)
     features = _describe(dataset, starts, config)
     clusters = _k_means(_principal(features, config.components), skills, seed)
     votes = np.zeros((len(dataset.observations), skills), np.int32)
     for start, cluster in zip(starts, clusters, strict=True):
         votes[start : start + config.window, cluster] += 1
-    return _merge_rare(dataset, votes.argmax(1), skills, config)
+    labels = np.where(votes.any(1), votes.argmax(1), -1)  # none in episodes shorter than a window
+    return _merge_rare(dataset, labels, skills, config)
 
 
 def separation(dataset: TrajectoryDataset, config: AnchorConfig | None = None, clusters: int = 12) -> float:
@@ -65,8 +67,7 @@ def separation(dataset: TrajectoryDataset, config: AnchorConfig | None = None, c
     Raises:
         DatasetError: no episode is as long as a window.
     """
-    config = config or AnchorConfig()
-    dataset.require_horizon(config.window)
+    config = _fitting(dataset, config or AnchorConfig())
     starts = _window_starts(dataset, config)
     points = _principal(_describe(dataset, starts[:: max(len(starts) // 6000, 1)], config), config.components)
     labels = _k_means(points, min(clusters, len(points)), seed=0)
@@ -90,6 +91,17 @@ def refine(dataset: TrajectoryDataset, errors: np.ndarray, config: AnchorConfig)
         smooth = np.stack([np.convolve(column, kernel, "same") for column in own.T], axis=1)
         labels[first : first + length] = _viterbi(smooth, config.stay)
     return _merge_rare(dataset, labels, skills, config)
+
+
+def _fitting(dataset: TrajectoryDataset, config: AnchorConfig) -> AnchorConfig:
+    """The settings, with a shorter window where half of the episodes are shorter than that."""
+    median = int(np.median(dataset.lengths))
+    if median < MIN_WINDOW:
+        raise DatasetError(
+            f"behaviours are told apart by windows of at least {MIN_WINDOW} steps, but half of the episodes have at "
+            f"most {median}; record longer episodes, or learn discrete skills without an anchor (anchor.steps=0)"
+        )
+    return replace(config, window=min(config.window, median))
 
 
 def _window_starts(dataset: TrajectoryDataset, config: AnchorConfig) -> np.ndarray:
@@ -207,13 +219,15 @@ def _merge_rare(dataset: TrajectoryDataset, labels: np.ndarray, skills: int, con
     inside = np.zeros(len(labels), bool)
     for first, length in zip(dataset.starts, dataset.lengths, strict=True):
         inside[first : first + length] = True
-    counts = np.bincount(labels[inside], minlength=skills)
-    kept = np.flatnonzero(counts >= config.rare * inside.sum() / skills)
+    counts = np.bincount(labels[inside & (labels >= 0)], minlength=skills)
+    second = np.sort(counts)[-min(2, skills)]  # two are kept where there are two: one skill is no choice
+    kept = np.flatnonzero((counts >= min(config.rare * inside.sum() / skills, second)) & (counts > 0))
     number = np.full(skills, -1)
     number[kept] = np.arange(len(kept))
     found = np.full(len(labels), -1, np.int64)
     for first, length in zip(dataset.starts, dataset.lengths, strict=True):
-        own = number[labels[first : first + length]]
+        own = labels[first : first + length]
+        own = np.where(own >= 0, number[own], -1)
         known = np.flatnonzero(own >= 0)
         if len(known):
             after = np.searchsorted(known, np.arange(length))

@@ -11,6 +11,7 @@ from didi_gym.skills import SkillSpace
 
 FORMAT_VERSION = 1
 MODEL_TYPE = "didi"
+MIN_WINDOW = 12  # steps without which no rhythm is seen
 
 Config = TypeVar("Config")
 
@@ -190,8 +191,8 @@ class AnchorConfig:
         require_positive(self, *names)
         require_between(self, "ema_decay", 0, 1)
         require_between(self, "stay", 0.5, 0.999)
-        if self.window < 16:
-            raise ValueError(f"window must be at least 16 environment steps, got {self.window}")
+        if self.window < MIN_WINDOW:
+            raise ValueError(f"window must be at least {MIN_WINDOW} environment steps, got {self.window}")
 
 
 @dataclass(frozen=True)

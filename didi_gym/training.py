@@ -256,7 +256,7 @@ def load_training(folder: Path, policy: SkillPolicy) -> tuple[DiffusionPrior, Di
     prior = DiffusionPrior(
         config.prior, policy.config.horizon, policy.config.layout.state_dim, policy.config.action_dim
     )
-    discriminator = Discriminator(config.skills, policy.config.layout)
+    discriminator = Discriminator(replace(config.skills, skill_space=policy.skill_space), policy.config.layout)
     for name, module in (("prior", prior), ("discriminator", discriminator)):
         load_weights(module, load_tensors(path, f"{name}."), f"{path}: {name}")
         module.eval().requires_grad_(False)

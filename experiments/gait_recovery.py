@@ -97,7 +97,7 @@ def evaluate(folder: Path, seed: int) -> list[dict[str, Any]]:
         if kind == "reset":
             starts = simulator.random_starts(ROLLOUTS, generator, burn_in=0)
         else:
-            drawn = simulator.data_starts(40 * ROLLOUTS, dataset.split()[1], generator)
+            drawn = simulator.data_starts(40 * ROLLOUTS, dataset.split(horizon=policy.config.horizon)[1], generator)
             upright = dataset.layout.state_source.angles[0]  # type: ignore[union-attr]
             starts = [start for start in drawn if start.state is not None and start.state[upright] > 0][:ROLLOUTS]
         best = np.zeros(len(speeds))

@@ -7,7 +7,16 @@ from typing import Any
 import numpy as np
 import torch
 
-from didi_gym.config import DynamicsConfig, Heading, Layout, ObservationSource, PolicyConfig, PriorConfig, SkillConfig
+from didi_gym.config import (
+    AnchorConfig,
+    DynamicsConfig,
+    Heading,
+    Layout,
+    ObservationSource,
+    PolicyConfig,
+    PriorConfig,
+    SkillConfig,
+)
 from didi_gym.data import TrajectoryDataset
 from didi_gym.policy import SkillPolicy
 from didi_gym.skills import SkillSpace
@@ -74,10 +83,15 @@ def gait_action(positions: np.ndarray, law: int) -> np.ndarray:
     return ((around + (1 - radius) * positions) / np.maximum(radius, 0.2)).clip(-1, 1)
 
 
+SMALL_ANCHOR = AnchorConfig(scout_steps=20, steps=40, batch_size=32, tuning_steps=20)
+
+
 def tiny(**skills: Any) -> TrainConfig:
     """Settings that train in a second."""
     return TrainConfig(
-        SkillConfig(**{"horizon": 8, "steps": 40, "batch_size": 32, "width": 32, "depth": 1, **skills}),
+        SkillConfig(
+            **{"horizon": 8, "anchor": SMALL_ANCHOR, "steps": 40, "batch_size": 32, "width": 32, "depth": 1, **skills}
+        ),
         PriorConfig(steps=40, batch_size=32, width=32, depth=1, diffusion_steps=20),
         DynamicsConfig(steps=40, batch_size=32, width=32, members=2, unroll=3),
     )

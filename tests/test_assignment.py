@@ -93,7 +93,22 @@ def test_rows_are_drawn_alike_for_skills_of_unlike_shares_and_only_from_their_ow
     assert np.bincount(skills.numpy()).min() > 900
 
 
-def test_episodes_shorter_than_a_window_are_refused():
-    dataset = point_dataset(episodes=3, steps=12)
-    with pytest.raises(DatasetError, match="no episode is as long"):
-        assign_windows(dataset, 3, AnchorConfig(window=16))
+def test_a_window_is_no_longer_than_half_of_the_episodes():
+    dataset = point_dataset(episodes=6, steps=18)
+    assert (assign_windows(dataset, 3, AnchorConfig(window=32)).labels >= 0).all()
+    short = point_dataset(episodes=3, steps=6)
+    with pytest.raises(
+        DatasetError, match=r"at least 12 steps, but half of the episodes have at most 6.*anchor\.steps=0"
+    ):
+        assign_windows(short, 3, AnchorConfig())
+
+
+def test_episodes_too_short_to_tell_belong_to_no_skill_until_they_are_refined():
+    episodes = [
+        *([(np.zeros((61, 2)) + np.arange(61)[:, None], np.zeros((60, 2)))] * 3),
+        (np.zeros((9, 2)), np.zeros((8, 2))),
+    ]
+    dataset = TrajectoryDataset.from_episodes(episodes, action_low=[-1, -1], action_high=[1, 1])
+    rough = assign_windows(dataset, 2, AnchorConfig(window=16))
+    assert (rough.labels[:180] >= 0).all() and (rough.labels[180:] == -1).all()
+    assert (refine(dataset, np.tile([[0.1, 1.0]], (188, 1)), AnchorConfig()).labels == 0).all()

@@ -188,7 +188,8 @@ def test_training_records_that_actions_are_discrete_and_plans_are_one_hot(tmp_pa
     assert policy.action_low.tolist() == [0, 0, 0] and policy.action_high.tolist() == [1, 1, 1]
     plan = policy.plan(np.zeros((3, 1)), np.eye(3))
     assert set(np.unique(plan.actions)) == {0, 1} and (plan.actions.sum(-1) == 1).all()
-    np.testing.assert_array_equal(plan.actions, policy.plan_actions(np.zeros((3, 1)), np.eye(3)))
+    first = policy.plan_actions(np.zeros((3, 1)), np.eye(3))
+    np.testing.assert_array_equal(plan.actions[:, : first.shape[1]], first)
 
 
 def test_skills_of_a_walk_learn_to_go_both_ways():
