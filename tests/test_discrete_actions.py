@@ -186,9 +186,11 @@ def test_training_records_that_actions_are_discrete_and_plans_are_one_hot(tmp_pa
     policy = SkillPolicy.from_pretrained(tmp_path, device="cpu")
     assert policy.config.discrete_actions and policy.config.action_dim == 3
     assert policy.action_low.tolist() == [0, 0, 0] and policy.action_high.tolist() == [1, 1, 1]
-    plan = policy.plan(np.zeros((3, 1)), np.eye(3))
+    skills = np.eye(policy.skill_space.size)  # rare ones were merged
+    starts = np.zeros((len(skills), 1))
+    plan = policy.plan(starts, skills)
     assert set(np.unique(plan.actions)) == {0, 1} and (plan.actions.sum(-1) == 1).all()
-    first = policy.plan_actions(np.zeros((3, 1)), np.eye(3))
+    first = policy.plan_actions(starts, skills)
     np.testing.assert_array_equal(plan.actions[:, : first.shape[1]], first)
 
 
