@@ -169,10 +169,14 @@ def test_a_worker_that_cannot_make_its_environment_is_named(form, capfd):
 @pytest.mark.parametrize("make", [vector, vec_env])
 def test_ctrl_c_in_the_middle_of_a_skill_ends_the_workers_and_stays_a_keyboard_interrupt(make):
     envs = make("hangs", "step")
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background may ignore Ctrl-C
     timer = threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGINT))
     timer.start()
-    with pytest.raises(KeyboardInterrupt):
-        run(envs, 2, **({"seed": 1} if make is vector else {}))
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            run(envs, 2, **({"seed": 1} if make is vector else {}))
+    finally:
+        signal.signal(signal.SIGINT, before)
     assert multiprocessing.active_children() == []
     assert_nothing_is_left(envs)
 
