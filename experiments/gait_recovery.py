@@ -9,7 +9,7 @@ r"""Which behaviours of a mixture do skills recover, that were learned from it w
 DIR holds policies as plain arrays, NAME is one that runs on its back. With one tuning step the policy is as anchored
 (`gaits.csv`, `gaits-switching.csv`), by default the joint objective tunes it (`gaits-tuned.csv`).
 
-Every skill is held for 300 steps from 16 resets and from 16 upright states of other behaviours, which training never
+Every skill is held for 300 steps from 16 resets and from 16 upright states of all behaviours, which training never
 saw. A classifier, fitted on labelled windows of the data, says which behaviour each rollout shows; its speed is taken
 over the last 200 steps. A behaviour is recovered where some skill shows it in most windows, at its speed within 25 %.
 """
@@ -81,7 +81,7 @@ class Judge:
 
 
 def evaluate(folder: Path, seed: int) -> list[dict[str, Any]]:
-    """A row for starts from resets, and one for starts from other behaviours."""
+    """A row for starts from resets, and one for starts from held-out states of the data."""
     policy = SkillPolicy.from_pretrained(folder, device="cpu")
     assert policy.config.dataset_id is not None, "the policy does not say which data set it was trained on"
     dataset = TrajectoryDataset.from_minari(policy.config.dataset_id)
