@@ -22,6 +22,7 @@ from didi_gym.data import TrajectoryDataset
 from didi_gym.loops import Batches, build_policy, fit_normalizer, optimize
 from didi_gym.losses import Metrics, anchor_loss
 from didi_gym.policy import SkillPolicy
+from didi_gym.progress import progress as progress_bar
 from didi_gym.skills import SkillSpace
 
 _CHUNK = 8192  # steps judged at a time
@@ -87,7 +88,7 @@ def train_anchor(
     anchor = config.anchor
     rough = assign_windows(dataset, config.skill_space.size, anchor, seed)
     scout = _imitate("scout", batches, config, rough, anchor.scout_steps, horizon, seed, checkpoints, progress)
-    assignment = refine(dataset, action_errors(batches, scout, rough.skills), anchor)
+    assignment = refine(dataset, action_errors(batches, scout, rough.skills, progress), anchor)
     policy = _imitate("anchor", batches, config, assignment, anchor.steps, horizon, seed, checkpoints, progress)
     return Anchored(policy, assignment)
 
@@ -122,14 +123,16 @@ def _imitate(
 
 
 @torch.no_grad()
-def action_errors(batches: Batches, policy: SkillPolicy, skills: int) -> np.ndarray:
+def action_errors(batches: Batches, policy: SkillPolicy, skills: int, progress: bool = True) -> np.ndarray:
     """Squared error of each skill's next action at every step of the data, normalised units, `(steps, skills)`."""
     errors = np.empty((len(batches.observations), skills), np.float32)
     identity = torch.eye(policy.skill_space.size, device=batches.device)
-    for first in range(0, len(errors), _CHUNK):
-        states, actions = batches.at(torch.arange(first, min(first + _CHUNK, len(errors))), 1)
-        inputs = states[:, 0, policy.input_indices]
-        for skill in range(skills):
-            planned = policy(inputs, identity[skill].expand(len(inputs), -1))[0][:, 0]
-            errors[first : first + len(inputs), skill] = (planned - actions[:, 0]).square().mean(-1).cpu().numpy()
+    with progress_bar("refine", len(errors), progress) as report:
+        for first in range(0, len(errors), _CHUNK):
+            states, actions = batches.at(torch.arange(first, min(first + _CHUNK, len(errors))), 1)
+            inputs = states[:, 0, policy.input_indices]
+            for skill in range(skills):
+                planned = policy(inputs, identity[skill].expand(len(inputs), -1))[0][:, 0]
+                errors[first : first + len(inputs), skill] = (planned - actions[:, 0]).square().mean(-1).cpu().numpy()
+            report(first + len(inputs), {})
     return errors

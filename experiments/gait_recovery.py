@@ -6,6 +6,7 @@ r"""Which behaviours of a mixture do skills recover, that were learned from it w
         --skills.skill-space.kind discrete --skills.skill-space.size 12 [--skills.anchor.tuning-steps 1]
     python experiments/gait_recovery.py runs/gaits0 runs/gaits1 --csv experiments/results/gaits.csv
 
+The column `seed` is the place of a folder in the command (`gaits-tuned.csv` has skill seed 1 alone).
 DIR holds policies as plain arrays, NAME is one that runs on its back. With one tuning step the policy is as anchored
 (`gaits.csv`, `gaits-switching.csv`), by default the joint objective tunes it (`gaits-tuned.csv`).
 
