@@ -71,7 +71,7 @@ def build_policy(
         layout=dataset.layout,
         skill_space=skill_space or config.skill_space,
         skill_duration=horizon,
-        replan_every=max(plan_length // 8, 1),
+        replan_every=1,
         width=config.width,
         depth=config.depth,
         plan_length=None if plan_length == horizon else plan_length,
