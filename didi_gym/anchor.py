@@ -7,7 +7,7 @@ from the data's behaviours, and is held there, does not (docs/decisions.md).
 from __future__ import annotations
 
 import copy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -19,8 +19,9 @@ from didi_gym.assignment import Assignment, assign_windows, balanced_rows, refin
 from didi_gym.checkpoints import TrainingState
 from didi_gym.config import AnchorConfig, SkillConfig, to_dict
 from didi_gym.data import TrajectoryDataset
+from didi_gym.discriminator import WindowClassifier
 from didi_gym.loops import Batches, build_policy, fit_normalizer, optimize
-from didi_gym.losses import Metrics, anchor_loss
+from didi_gym.losses import Metrics, anchor_loss, recognition_loss
 from didi_gym.policy import SkillPolicy
 from didi_gym.progress import progress as progress_bar
 from didi_gym.skills import SkillSpace
@@ -34,6 +35,8 @@ class Anchored:
 
     policy: SkillPolicy
     assignment: Assignment
+    classifier: WindowClassifier
+    """Tells the skills' windows apart; frozen."""
 
     def trainable_policy(self) -> SkillPolicy:
         """A copy to go on with."""
@@ -75,13 +78,14 @@ def train_anchor(
 
     1. cluster windows into `config.skill_space.size` groups (`assign_windows`);
     2. train a scout policy on them for a while, and let its errors refine the assignment (`refine`);
-    3. train the policy on the refined assignment, all skills alike often.
+    3. train the policy on the refined assignment, all skills alike often;
+    4. train a classifier q(z | window of `horizon` steps) on it, the discriminator of the joint objective.
 
     Args:
         checkpoints: Folder for the stages' checkpoints; a stopped run continues there.
 
     Returns:
-        The policy (averaged weights) and the assignment; rare clusters are merged, so there may be fewer skills.
+        Policy (averaged weights), assignment and classifier; rare clusters are merged, so there may be fewer skills.
     """
     horizon = horizon or dataset.suggest_horizon()
     batches = Batches(dataset, fit_normalizer(dataset, horizon), torch.device(device))
@@ -90,7 +94,7 @@ def train_anchor(
     scout = _imitate("scout", batches, config, rough, anchor.scout_steps, horizon, seed, checkpoints, progress)
     assignment = refine(dataset, action_errors(batches, scout, rough.skills, progress), anchor)
     policy = _imitate("anchor", batches, config, assignment, anchor.steps, horizon, seed, checkpoints, progress)
-    return Anchored(policy, assignment)
+    return Anchored(policy, assignment, _recognise(batches, config, assignment, horizon, seed, checkpoints, progress))
 
 
 def _imitate(
@@ -119,6 +123,34 @@ def _imitate(
     checkpoint = None if checkpoints is None else checkpoints / f"{stage}.safetensors"
     state = TrainingState(policy, anchor.learning_rate, anchor.ema_decay, seed, identity, checkpoint)
     optimize(stage, state, loss, steps, anchor.learning_rate, progress)
+    return state.averaged()
+
+
+def _recognise(
+    batches: Batches,
+    config: SkillConfig,
+    assignment: Assignment,
+    horizon: int,
+    seed: int,
+    checkpoints: Path | None,
+    progress: bool,
+) -> WindowClassifier:
+    """A classifier of the windows of each skill."""
+    settings = replace(config, horizon=horizon, skill_space=space_of(assignment))
+    torch.manual_seed(seed)
+    classifier = WindowClassifier(settings, batches.dataset.layout, batches.dataset.action_dim).to(batches.device)
+    generator = torch.Generator(batches.device).manual_seed(seed)
+    classifier.fit_scale(*draw_own(batches, assignment, 4096, horizon, generator)[:2])
+
+    def loss(generator: torch.Generator, _: dict[str, float]) -> tuple[Tensor, Metrics]:
+        return recognition_loss(
+            classifier, *draw_own(batches, assignment, config.batch_size, horizon, generator), generator
+        )
+
+    run = {"data": batches.dataset.fingerprint(), "seed": seed, **to_dict(settings)}
+    checkpoint = None if checkpoints is None else checkpoints / "classifier.safetensors"
+    state = TrainingState(classifier, config.learning_rate, config.ema_decay, seed, run, checkpoint)
+    optimize("classifier", state, loss, config.anchor.scout_steps, config.learning_rate, progress)
     return state.averaged()
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import itertools
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -34,6 +35,13 @@ class Assignment:
     too short to tell."""
     skills: int
     """Skills in use, numbered from 0."""
+
+    @cached_property
+    def by_skill(self) -> tuple[Tensor, Tensor, Tensor]:
+        """The steps in the order of their skills, and where each skill's begin there and how many they are."""
+        labels = torch.from_numpy(self.labels)
+        counts = torch.bincount(labels[labels >= 0], minlength=self.skills)
+        return torch.argsort(labels, stable=True), (labels < 0).sum() + counts.cumsum(0) - counts, counts
 
     def shares(self) -> np.ndarray:
         """Share of the steps that each skill has, `(skills,)`."""
@@ -238,10 +246,7 @@ def _merge_rare(dataset: TrajectoryDataset, labels: np.ndarray, skills: int, con
 
 def balanced_rows(assignment: Assignment, n: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
     """Draw `n` steps with every skill alike: their numbers `(n,)` and their skills `(n,)`."""
-    labels = torch.from_numpy(assignment.labels)
-    order = torch.argsort(labels, stable=True)
-    counts = torch.bincount(labels[labels >= 0], minlength=assignment.skills)
-    begins = (labels < 0).sum() + counts.cumsum(0) - counts
+    order, begins, counts = assignment.by_skill
     skills = torch.randint(assignment.skills, (n,), generator=generator)
     within = (torch.rand(n, generator=generator) * counts[skills]).long()
     return order[begins[skills] + within], skills

@@ -1,4 +1,4 @@
-"""The skill discriminator q(z | trajectory)."""
+"""The skill discriminator q(z | trajectory), in two forms: by what changes, and by what a window looks like."""
 
 from __future__ import annotations
 
@@ -64,3 +64,46 @@ class Discriminator(nn.Module):
         change = self.change(states, angle) / self.feature_scale
         noise = torch.randn(change.shape, generator=generator, device=change.device)
         return self.net((change + self.noise * noise).flatten(1))
+
+
+class WindowClassifier(nn.Module):
+    """q(z | window) of behaviours found in the data: it sees states and actions as they are, through noise.
+
+    A gait is told by posture and rhythm, not by where it leads. It learns from the data alone, never from the policy's
+    own trajectories, so a policy cannot teach it a code of its own.
+    """
+
+    inputs: Tensor
+    center: Tensor
+    scale: Tensor
+
+    def __init__(self, config: SkillConfig, layout: Layout, action_dim: int) -> None:
+        super().__init__()
+        assert config.horizon is not None, "training fills in the horizon that the data suggests"
+        self.times = torch.linspace(0, config.horizon - 1, config.feature_times + 1).round().long().tolist()
+        self.noise = config.feature_noise
+        self.register_buffer("inputs", torch.tensor(layout.policy_inputs), persistent=False)
+        width, seen = config.discriminator_width, len(layout.policy_inputs) + action_dim
+        self.register_buffer("center", torch.zeros(seen))
+        self.register_buffer("scale", torch.ones(seen))
+        self.net = nn.Sequential(
+            nn.Linear(len(self.times) * seen, width),
+            nn.SiLU(),
+            nn.Linear(width, width),
+            nn.SiLU(),
+            nn.Linear(width, config.skill_space.skill_dim),
+        )
+
+    @torch.no_grad()
+    def fit_scale(self, states: Tensor, actions: Tensor) -> None:
+        """Set the unit of each number to its standard deviation over data windows, normalised as in `forward`."""
+        seen = torch.cat([states[..., self.inputs], actions], dim=-1).flatten(0, 1)
+        self.center.copy_(seen.mean(0))
+        self.scale.copy_(seen.std(0).clamp(min=1e-3))
+
+    def forward(self, states: Tensor, actions: Tensor, generator: torch.Generator) -> Tensor:
+        """Logits `(batch, skills)` from normalised states `(batch, horizon, state_dim)` and actions of them."""
+        seen = torch.cat([states[:, self.times][..., self.inputs], actions[:, self.times]], dim=-1)
+        seen = (seen - self.center) / self.scale
+        noise = torch.randn(seen.shape, generator=generator, device=seen.device)
+        return self.net((seen + self.noise * noise).flatten(1))

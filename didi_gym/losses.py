@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from didi_gym.diffusion import DiffusionPrior
-from didi_gym.discriminator import Discriminator
+from didi_gym.discriminator import Discriminator, WindowClassifier
 from didi_gym.dynamics import DynamicsEnsemble
 from didi_gym.frames import turn_skill
 from didi_gym.skills import SkillSpace
@@ -90,6 +90,20 @@ def diversity_loss(
     loss = F.mse_loss(estimate, skills)
     explained = 1 - loss / skills.var(0).mean()
     return loss, {"diversity/loss": loss, "diversity/explained": explained}
+
+
+def recognition_loss(
+    classifier: WindowClassifier, states: Tensor, actions: Tensor, skills: Tensor, generator: torch.Generator
+) -> tuple[Tensor, Metrics]:
+    """E -log q(z | window): on data windows the classifier's own loss, on the policy's windows their diversity loss.
+
+    Args:
+        states: Normalised, `(batch, horizon, state_dim)`.
+        actions: Normalised, `(batch, horizon, action_dim)`.
+        skills: One-hot, `(batch, skills)`.
+    """
+    loss = F.cross_entropy(classifier(states, actions, generator), skills.argmax(-1))
+    return loss, {"diversity/loss": loss, "diversity/explained": 1 - loss / math.log(skills.shape[-1])}
 
 
 def guidance_loss(

@@ -21,10 +21,18 @@ from didi_gym.checkpoints import TrainingState, TrainingStopped
 from didi_gym.config import DynamicsConfig, PriorConfig, SkillConfig, from_dict, to_dict
 from didi_gym.data import TrajectoryDataset
 from didi_gym.diffusion import DiffusionPrior
-from didi_gym.discriminator import Discriminator
+from didi_gym.discriminator import Discriminator, WindowClassifier
 from didi_gym.dynamics import DynamicsEnsemble
 from didi_gym.loops import Batches, build_policy, fit_normalizer, optimize
-from didi_gym.losses import Metrics, anchor_loss, diversity_loss, dynamics_loss, guidance_loss, prior_loss
+from didi_gym.losses import (
+    Metrics,
+    anchor_loss,
+    diversity_loss,
+    dynamics_loss,
+    guidance_loss,
+    prior_loss,
+    recognition_loss,
+)
 from didi_gym.policy import TRAINING_FILE, SkillPolicy
 from didi_gym.tensors import load_info, load_tensors, load_weights, write_tensors
 
@@ -113,7 +121,7 @@ def train_skills(
     device: str | torch.device = "cpu",
     checkpoint: Path | None = None,
     progress: bool = True,
-) -> tuple[SkillPolicy, Discriminator]:
+) -> tuple[SkillPolicy, Discriminator | WindowClassifier]:
     """Train policy and discriminator on the joint objective (DIDI, section 4).
 
     minimise  diversity_weight * E[-log q(z | tau)]  +  guidance_weight * E ||tau - sg[x0hat(tau_t)]||^2
@@ -123,7 +131,8 @@ def train_skills(
     Args:
         dynamics: Makes states follow from actions; None for `consistency="joint"`.
         anchored: What `train_anchor` found, for discrete skills: the policy to start from, start states of each skill's
-            own, and a further loss, the squared error of its actions on its own data.
+            own, the discriminator, which is frozen then, and a further loss, the squared error of the policy's actions
+            on each skill's own data.
 
     Returns:
         The policy (averaged weights, with `dynamics` attached) and the discriminator.
@@ -140,10 +149,12 @@ def train_skills(
     batches = Batches(dataset, fit_normalizer(dataset, horizon), torch.device(device))
     torch.manual_seed(seed)
     policy = build_policy(batches, config, horizon) if anchored is None else anchored.trainable_policy()
-    discriminator = Discriminator(replace(config, skill_space=space), layout).to(device)
-    sample = batches.draw(4096, horizon, torch.Generator(device).manual_seed(seed))[0]
-    discriminator.fit_scale(batches.normalizer.denormalize(sample))
-    modules = nn.ModuleDict({"policy": policy, "discriminator": discriminator})
+    modules = nn.ModuleDict({"policy": policy})
+    if anchored is None:
+        discriminator = Discriminator(replace(config, skill_space=space), layout).to(device)
+        sample = batches.draw(4096, horizon, torch.Generator(device).manual_seed(seed))[0]
+        discriminator.fit_scale(batches.normalizer.denormalize(sample))
+        modules["discriminator"] = discriminator
 
     def loss(generator: torch.Generator, memory: dict[str, float]) -> tuple[Tensor, Metrics]:
         # 1. start states and the data's own trajectories from them
@@ -159,8 +170,11 @@ def train_skills(
         states, actions = policy.trajectory(data_states[:, 0], skills, dynamics, every, generator)
         trajectories = torch.cat([states, actions], dim=-1)
         # 3. they must tell their skill ...
-        seen = batches.normalizer.denormalize(states)
-        diversity, metrics = diversity_loss(discriminator, seen, skills, space, generator)
+        if anchored is None:
+            seen = batches.normalizer.denormalize(states)
+            diversity, metrics = diversity_loss(discriminator, seen, skills, space, generator)
+        else:
+            diversity, metrics = recognition_loss(anchored.classifier, states, actions, skills, generator)
         # 4. ... and stay where the prior puts its mass
         guidance, more = guidance_loss(prior, trajectories, data, config.noise_range, generator)
         weight = memory.setdefault("guidance_weight", config.guidance_weight)
@@ -182,17 +196,17 @@ def train_skills(
     try:
         optimize("skills", state, loss, steps, learning_rate, progress)
     except TrainingStopped as stop:
-        stop.result = _finished(state, dynamics)
+        stop.result = _finished(state, dynamics, anchored)
         raise
-    return _finished(state, dynamics)
+    return _finished(state, dynamics, anchored)
 
 
 def _finished(
-    state: TrainingState[nn.ModuleDict], dynamics: DynamicsEnsemble | None
-) -> tuple[SkillPolicy, Discriminator]:
+    state: TrainingState[nn.ModuleDict], dynamics: DynamicsEnsemble | None, anchored: Anchored | None
+) -> tuple[SkillPolicy, Discriminator | WindowClassifier]:
     averaged: Any = state.averaged()
     averaged["policy"].attach_dynamics(dynamics)
-    return averaged["policy"], averaged["discriminator"]
+    return averaged["policy"], averaged["discriminator"] if anchored is None else anchored.classifier
 
 
 def _with_horizon(config: SkillConfig, horizon: int) -> SkillConfig:
@@ -245,7 +259,7 @@ def train(
     return policy
 
 
-def load_training(folder: Path, policy: SkillPolicy) -> tuple[DiffusionPrior, Discriminator]:
+def load_training(folder: Path, policy: SkillPolicy) -> tuple[DiffusionPrior, Discriminator | WindowClassifier]:
     """The prior and the discriminator in a training folder, frozen.
 
     Raises:
@@ -256,7 +270,12 @@ def load_training(folder: Path, policy: SkillPolicy) -> tuple[DiffusionPrior, Di
     prior = DiffusionPrior(
         config.prior, policy.config.horizon, policy.config.layout.state_dim, policy.config.action_dim
     )
-    discriminator = Discriminator(replace(config.skills, skill_space=policy.skill_space), policy.config.layout)
+    skills, layout = replace(config.skills, skill_space=policy.skill_space), policy.config.layout
+    discriminator = (
+        WindowClassifier(skills, layout, policy.config.action_dim)
+        if skills.is_anchored
+        else Discriminator(skills, layout)
+    )
     for name, module in (("prior", prior), ("discriminator", discriminator)):
         load_weights(module, load_tensors(path, f"{name}."), f"{path}: {name}")
         module.eval().requires_grad_(False)
