@@ -125,7 +125,7 @@ def _describe(dataset: TrajectoryDataset, starts: np.ndarray, config: AnchorConf
     """Descriptions of a data set's windows `(n, features)`, each feature with mean 0 and variance 1."""
     signals = np.concatenate([dataset.observations[:, list(dataset.layout.policy_inputs)], dataset.actions], axis=1)
     signals = (signals - signals.mean(0)) / np.maximum(signals.std(0), 1e-6)
-    axes = _axes(signals, _SIGNALS)
+    axes = principal_axes(signals, _SIGNALS)
     parts = np.array_split(starts, max(len(starts) // 2000, 1))
     features = np.concatenate(
         [describe_windows(signals[part[:, None] + np.arange(config.window)], axes) for part in parts]
@@ -173,10 +173,10 @@ def _correlations(windows: np.ndarray) -> np.ndarray:
 
 def _principal(features: np.ndarray, components: int) -> np.ndarray:
     """The first principal components, not whitened: directions of much variance are what tells behaviours apart."""
-    return features @ _axes(features, components).T
+    return features @ principal_axes(features, components).T
 
 
-def _axes(rows: np.ndarray, components: int) -> np.ndarray:
+def principal_axes(rows: np.ndarray, components: int) -> np.ndarray:
     """Principal axes `(components, d)` of rows `(n, d)`, found on a sample."""
     return np.linalg.svd(rows[:: max(len(rows) // 8000, 1)], full_matrices=False)[2][:components]
 

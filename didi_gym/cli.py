@@ -57,6 +57,8 @@ class Train:
     """Which numbers of the observation to keep as the state; default: all."""
     download: bool = False
     """Let Minari fetch the data set if it is not on this disk."""
+    reuse: Path | None = None
+    """A finished run on the same data and horizon, whose prior and dynamics model to take instead of training them."""
 
 
 @dataclass(frozen=True)
@@ -109,7 +111,7 @@ def train(args: Train) -> None:
         + (f", {short} left out as shorter than the horizon" if short else ""),
         file=sys.stderr,
     )
-    run(training, config, args.output, device=pick_device(args.device))
+    run(training, config, args.output, reuse=args.reuse, device=pick_device(args.device))
     print(f"Skill policy written to {args.output}. Next: didi-gym evaluate {args.output}")
 
 

@@ -184,6 +184,9 @@ class AnchorConfig:
     """Gradient steps of the joint objective, which only tunes an anchored policy (in place of `skills.steps`)."""
     tuning_rate: float = 1e-4
     """Its learning rate."""
+    residual_target: float = 1.0
+    """In place of `skills.residual_target`: skills that act as the data does need the prior only where they no longer
+    do."""
     ema_decay: float = 0.995
 
     def __post_init__(self) -> None:

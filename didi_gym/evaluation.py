@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import json
 import math
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import gymnasium as gym
 import numpy as np
 import torch
 
+from didi_gym.assignment import describe_windows, principal_axes
+from didi_gym.config import MIN_WINDOW
 from didi_gym.data import TrajectoryDataset
 from didi_gym.frames import localize
 from didi_gym.matching import check_actions
@@ -33,6 +35,8 @@ _PROBE_STARTS, _PROBE_SKILLS = 4, 4  # starts for the probe, as a multiple, and 
 _REFERENCE_WINDOWS = 20_000  # data windows among which nearest neighbours are sought
 _COMPARED_WINDOWS = 2_000  # data windows that set the scale of the Vendi score and the cells to cover
 _CELLS = 10  # of the coverage grid, along each feature
+_DESCRIBED = 32  # steps that describe a rhythm
+_SIGNALS, _COMPONENTS = 10, 32  # signals whose correlations are taken, and components kept of descriptions
 
 
 @dataclass(frozen=True)
@@ -83,6 +87,10 @@ class SkillReport:
     """Share of the cells that the features of those data windows reach from their first step that held skills reach."""
     smoothness: float = math.nan
     """Mean squared change between consecutive actions of the H-step rollouts, in half action ranges; 0 is constant."""
+    held_information_bits: float = math.nan
+    """mutual_information_bits after the same skills were held on for `hold` horizons."""
+    held_fidelity: float = math.nan
+    """fidelity of the last H steps of those."""
 
     def save(self, file: Path) -> None:
         """Write JSON, with null for NaN."""
@@ -100,6 +108,7 @@ def evaluate_skills(
     held_skills: int = 8,
     held_episodes: int = 16,
     held_steps: int = 96,
+    hold: int = 8,
     replan_every: int | None = None,
     contact_geoms: str | None = None,
     seed: int = 0,
@@ -116,6 +125,8 @@ def evaluate_skills(
             data set was made with, and up to 64 steps of random skills.
         skills: Skills compared from each start, spread over the skill space.
         held_skills, held_episodes, held_steps: Skills held from a reset, resets each, and for how long.
+        hold: Horizons for which the skills compared are held on from each start, for `held_information_bits` and
+            `held_fidelity`; 1 leaves those out.
         replan_every: Steps executed of each plan; default: the policy's.
         contact_geoms: Regular expression of MuJoCo geom names to count contacts with, e.g. `block`.
 
@@ -149,7 +160,21 @@ def evaluate_skills(
             report(next(done), {})
             return rollout
 
-        closed = [[roll(start, z) for z in grid] for start in begins]
+        def hold_on(begun: Rollout, skill: np.ndarray) -> Rollout:
+            if begun.terminated or hold <= 1:
+                return begun
+            rest = simulator.hold(begun.states[-1], skill, (hold - 1) * horizon, every)
+            states = np.concatenate([begun.states, rest.states[1:]])
+            return Rollout(states, np.concatenate([begun.actions, rest.actions]), rest.terminated, math.nan)
+
+        closed: list[list[Rollout]] = []
+        long: list[list[Rollout]] = []
+        for start in begins:
+            closed.append([])
+            long.append([])
+            for z in grid:
+                closed[-1].append(roll(start, z))
+                long[-1].append(hold_on(closed[-1][-1], z))
         opened = [[roll(start, z, config.actions_per_plan) for z in grid] for start in begins]
         drawn = policy.skill_space.sample(len(probe_begins) * _PROBE_SKILLS, generator)
         drawn = drawn.reshape(len(probe_begins), _PROBE_SKILLS, -1)
@@ -173,13 +198,18 @@ def evaluate_skills(
     planned = planned[..., features] / scale if planned.size else np.full((starts, len(grid), len(features)), math.nan)
     real_spread, planned_spread = skill_spread(changes(closed, horizon - 1)), skill_spread(planned)
     open_changes = changes(opened, horizon - 1)
-    bits, accuracy = mutual_information(_signatures(closed, features, scale), len(grid), seed)
-    probe = (
-        accuracy if policy.skill_space.is_discrete else skill_probe(_signatures(random, features, scale), drawn, seed)
-    )
+    bits, accuracy = mutual_information(_signatures(policy, closed), len(grid), seed)
+    held_bits = mutual_information(_signatures(policy, long), len(grid), seed)[0] if hold > 1 else math.nan
+    probe = accuracy if policy.skill_space.is_discrete else skill_probe(_signatures(policy, random), drawn, seed)
     moved = (held.paths - held.paths[:, :1]).reshape(held_episodes, -1, held_steps + 1, len(features))
     held_changes = moved[:, :, -1]
     vendi, covered = (math.nan, math.nan) if dataset is None else _diversity(policy, dataset, moved, seed)
+    inside, held_inside = math.nan, math.nan
+    if dataset is not None:
+        inside = _fidelity(policy, dataset, [r for row in closed for r in row], seed)
+        if hold > 1:
+            ends = [_last(r, horizon, hold * horizon) for row in long for r in row]
+            held_inside = _fidelity(policy, dataset, ends, seed)
     report_ = SkillReport(
         starts=starts,
         skills=len(grid),
@@ -192,7 +222,7 @@ def evaluate_skills(
         probe=probe,
         mutual_information_bits=bits,
         mutual_information_ceiling=math.log2(len(grid)),
-        fidelity=math.nan if dataset is None else _fidelity(policy, dataset, [r for row in closed for r in row], seed),
+        fidelity=inside,
         held_steps=held_steps,
         held_distance=float(np.linalg.norm(held_changes, axis=-1).mean()),
         direction_error_degrees=direction_error(policy.skill_space.grid(held_skills), held_changes),
@@ -202,8 +232,17 @@ def evaluate_skills(
         vendi_ceiling=float(moved.shape[1]),
         coverage=covered,
         smoothness=smoothness([r.actions for row in closed for r in row], _action_width(policy) / 2),
+        held_information_bits=held_bits,
+        held_fidelity=held_inside,
     )
     return report_, held
+
+
+def _last(rollout: Rollout, steps: int, length: int) -> Rollout:
+    """The last steps of a rollout; nothing of one that ended before its full length."""
+    keep = steps if len(rollout.actions) == length else 0
+    first = len(rollout.actions) - keep
+    return replace(rollout, states=rollout.states[first:], actions=rollout.actions[first:])
 
 
 def _planned(policy: SkillPolicy, rollouts: list[Rollout]) -> np.ndarray:
@@ -216,14 +255,40 @@ def _planned(policy: SkillPolicy, rollouts: list[Rollout]) -> np.ndarray:
     return imagined[:, -1] - imagined[:, 0]
 
 
-def _signatures(rollouts: list[list[Rollout]], features: list[int], scale: np.ndarray) -> np.ndarray:
-    """What a probe sees of rollouts: change of the features at four instants, `(starts, skills, 4 * features)`."""
+def _signatures(policy: SkillPolicy, rollouts: list[list[Rollout]]) -> np.ndarray:
+    """What a probe sees of rollouts, `(starts, skills, numbers)`.
+
+    The change of the features at four instants; for discrete skills, which are told by posture and rhythm, the
+    principal components of a description of the second half too (of the whole, where that is short).
+    """
+    features = list(policy.config.layout.features)
+    scale = policy.normalizer.scale.cpu().numpy()[features]
     rows = []
-    for row in rollouts:
-        for r in row:
-            at = np.linspace(0, len(r.states) - 1, 5).round().astype(int)[1:]
-            rows.append(((r.states[at] - r.states[0])[:, features] / scale).ravel())
-    return np.asarray(rows, np.float32).reshape(len(rollouts), len(rollouts[0]), -1)
+    for r in (r for row in rollouts for r in row):
+        at = np.linspace(0, len(r.states) - 1, 5).round().astype(int)[1:]
+        rows.append(((r.states[at] - r.states[0])[:, features] / scale).ravel())
+    signatures = np.asarray(rows, np.float32)
+    if policy.skill_space.is_discrete:
+        signatures = np.concatenate([signatures, _rhythms(policy, [r for row in rollouts for r in row])], axis=1)
+    return signatures.reshape(len(rollouts), len(rollouts[0]), -1)
+
+
+def _rhythms(policy: SkillPolicy, rollouts: list[Rollout]) -> np.ndarray:
+    """Descriptions of what was done, `(rollouts, components)`; none where rollouts are too short for one."""
+    longest = max(len(r.actions) for r in rollouts)
+    length = longest if longest < 2 * _DESCRIBED else longest // 2
+    if length < MIN_WINDOW:
+        return np.empty((len(rollouts), 0), np.float32)
+    inputs = list(policy.config.layout.policy_inputs)
+    signals = np.zeros((len(rollouts), length, len(inputs) + policy.config.action_dim), np.float32)
+    for row, r in zip(signals, rollouts, strict=True):  # one that ended early stays still from there
+        part = np.concatenate([r.states[:-1, inputs], r.actions], axis=1)[-length:]
+        row[:] = np.concatenate([part, np.repeat(part[-1:], length - len(part), axis=0)])
+    signals = (signals - signals.mean((0, 1))) / np.maximum(signals.std((0, 1)), 1e-6)
+    flat = signals.reshape(-1, signals.shape[-1])
+    described = describe_windows(signals, principal_axes(flat, _SIGNALS))
+    described = (described - described.mean(0)) / np.maximum(described.std(0), 1e-6)
+    return (described @ principal_axes(described, _COMPONENTS).T).astype(np.float32)
 
 
 def _diversity(policy: SkillPolicy, dataset: TrajectoryDataset, moved: np.ndarray, seed: int) -> tuple[float, float]:

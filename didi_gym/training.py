@@ -141,9 +141,10 @@ def train_skills(
     config = _with_horizon(config or SkillConfig(), horizon)
     layout = dataset.layout
     space = config.skill_space if anchored is None else anchored.policy.skill_space
-    steps, learning_rate = config.steps, config.learning_rate
+    steps, learning_rate, residual_target = config.steps, config.learning_rate, config.residual_target
     if anchored is not None:
-        steps, learning_rate = config.anchor.tuning_steps, config.anchor.tuning_rate
+        anchor = config.anchor
+        steps, learning_rate, residual_target = anchor.tuning_steps, anchor.tuning_rate, anchor.residual_target
     if config.consistency == "dynamics" and dynamics is None:
         raise ValueError('consistency="dynamics" needs a dynamics model: pass train_dynamics(dataset)')
     batches = Batches(dataset, fit_normalizer(dataset, horizon), torch.device(device))
@@ -181,11 +182,11 @@ def train_skills(
         total = config.diversity_weight * diversity + weight * guidance
         if anchored is not None:
             own = anchored.draw(batches, config.anchor.batch_size, policy.config.actions_per_plan, generator)
-            anchor, anchor_metrics = anchor_loss(policy, *own)
-            total, metrics = total + config.anchor.weight * anchor, {**metrics, **anchor_metrics}
+            imitation, anchor_metrics = anchor_loss(policy, *own)
+            total, metrics = total + config.anchor.weight * imitation, {**metrics, **anchor_metrics}
         # 5. dual ascent on the weight: up while the residual is above target, but never at the price of the skills
-        if config.residual_target > 0:
-            excess = float(more["guidance/ratio"].detach()) - config.residual_target
+        if residual_target > 0:
+            excess = float(more["guidance/ratio"].detach()) - residual_target
             slack = float(metrics["diversity/explained"].detach()) - config.diversity_floor
             weight_step = config.dual_rate * min(excess, slack)
             memory["guidance_weight"] = min(weight * math.exp(weight_step), config.guidance_weight_max)
@@ -220,10 +221,15 @@ def train(
     config: TrainConfig,
     output: Path,
     *,
+    reuse: Path | None = None,
     device: str | torch.device = "cpu",
     progress: bool = True,
 ) -> SkillPolicy:
     """Train everything and write the policy folder `output`; called again after a stop, it continues.
+
+    Args:
+        reuse: A finished run on the same data and horizon, whose prior and dynamics model are taken instead of training
+            them: for further seeds, or other settings of the skills.
 
     On Ctrl-C the current stage's checkpoint is written, and the policy folder with what the skills stage has so far,
     before TrainingStopped (a KeyboardInterrupt) is raised.
@@ -234,12 +240,17 @@ def train(
     config = replace(config, skills=_with_horizon(config.skills, horizon))
     common: dict[str, Any] = {"seed": config.seed, "device": device, "progress": progress}
     joint = config.skills.consistency == "joint"
-    prior = train_prior(dataset, config.prior, horizon=horizon, checkpoint=checkpoints / "prior.safetensors", **common)
-    dynamics = None
-    if not joint:
-        dynamics = train_dynamics(
-            dataset, config.dynamics, horizon=horizon, checkpoint=checkpoints / "dynamics.safetensors", **common
+    dynamics: DynamicsEnsemble | None = None
+    if reuse is not None:
+        prior, dynamics, config = _take(reuse, dataset, config, torch.device(device))
+    else:
+        prior = train_prior(
+            dataset, config.prior, horizon=horizon, checkpoint=checkpoints / "prior.safetensors", **common
         )
+        if not joint:
+            dynamics = train_dynamics(
+                dataset, config.dynamics, horizon=horizon, checkpoint=checkpoints / "dynamics.safetensors", **common
+            )
     anchored = None
     if config.skills.is_anchored:
         anchored = train_anchor(dataset, config.skills, horizon=horizon, checkpoints=checkpoints, **common)
@@ -257,6 +268,23 @@ def train(
     if stopped is not None:
         raise stopped
     return policy
+
+
+def _take(
+    folder: Path, dataset: TrajectoryDataset, config: TrainConfig, device: torch.device
+) -> tuple[DiffusionPrior, DynamicsEnsemble | None, TrainConfig]:
+    """Prior and dynamics model of a run, and the settings with those that they were trained with."""
+    policy = SkillPolicy.from_pretrained(folder, device=device)
+    theirs, ours = (policy.config.dataset_id, policy.config.horizon), (dataset.dataset_id, config.skills.horizon)
+    if theirs != ours or policy.config.layout != dataset.layout:
+        raise ValueError(
+            f"{folder} was trained on {theirs[0]} with horizon {theirs[1]}; this run has {ours[0]}, {ours[1]}"
+        )
+    if config.skills.consistency == "dynamics" and policy.dynamics is None:
+        raise ValueError(f"{folder} has no dynamics model (it emits states itself); train without reuse")
+    trained = from_dict(TrainConfig, load_info(folder / TRAINING_FILE))
+    prior = load_training(folder, policy)[0].to(device)
+    return prior, policy.dynamics, replace(config, prior=trained.prior, dynamics=trained.dynamics)
 
 
 def load_training(folder: Path, policy: SkillPolicy) -> tuple[DiffusionPrior, Discriminator | WindowClassifier]:

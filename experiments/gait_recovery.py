@@ -10,9 +10,10 @@ The column `seed` is the place of a folder in the command (`gaits-tuned.csv` has
 DIR holds policies as plain arrays, NAME is one that runs on its back. With one tuning step the policy is as anchored
 (`gaits.csv`, `gaits-switching.csv`), by default the joint objective tunes it (`gaits-tuned.csv`).
 
-Every skill is held for 300 steps from 16 resets and from 16 upright states of all behaviours, which training never
-saw. A classifier, fitted on labelled windows of the data, says which behaviour each rollout shows; its speed is taken
-over the last 200 steps. A behaviour is recovered where some skill shows it in most windows, at its speed within 25 %.
+Every skill is held for 300 steps from 16 resets, from 16 upright states of all behaviours, which training never saw,
+and from the resets with a push after 100 steps (a kick to every velocity). A classifier, fitted on labelled windows of
+the data, says which behaviour each rollout shows; its speed is taken over the last 200 steps. A behaviour is recovered
+where some skill shows it in most windows, at its speed within 25 %.
 """
 
 from __future__ import annotations
@@ -30,9 +31,10 @@ from torch.nn import functional as F
 from didi_gym import SkillPolicy, TrajectoryDataset
 from didi_gym.assignment import describe_windows
 from didi_gym.collect import read_labels
-from didi_gym.simulation import Rollout, SkillSimulator, make_data_env
+from didi_gym.simulation import Rollout, SkillSimulator, Start, make_data_env
 
 STEPS, SETTLED, WINDOW, STRIDE, ROLLOUTS = 300, 100, 50, 25, 16
+PUSH = 2.0  # standard deviation of the kick, in m/s and rad/s
 COLUMNS = ["run", "seed", "starts", "skills", "recovered", "success", "slowest", "fastest", "behaviours"]
 
 
@@ -81,8 +83,19 @@ class Judge:
         return ((signals - self._mean) / self._std).astype(np.float32)
 
 
+def hold(simulator: SkillSimulator, start: Start, skill: np.ndarray, kick: np.ndarray | None) -> Rollout:
+    """Hold a skill for STEPS steps, with a kick to the velocities `(nv,)` when it has settled, if there is one."""
+    if kick is None:
+        return simulator.hold(simulator.visit(start), skill, STEPS)
+    before = simulator.hold(simulator.visit(start), skill, SETTLED)
+    simulator.env.unwrapped.data.qvel[:] += kick  # type: ignore[attr-defined]
+    after = simulator.hold(before.states[-1], skill, STEPS - SETTLED)  # its first action does not know of the kick
+    states = np.concatenate([before.states, after.states[1:]])
+    return Rollout(states, np.concatenate([before.actions, after.actions]), after.terminated, before.contact)
+
+
 def evaluate(folder: Path, seed: int) -> list[dict[str, Any]]:
-    """A row for starts from resets, and one for starts from held-out states of the data."""
+    """A row for starts from resets, one for starts from held-out states of the data, and one for pushes."""
     policy = SkillPolicy.from_pretrained(folder, device="cpu")
     assert policy.config.dataset_id is not None, "the policy does not say which data set it was trained on"
     dataset = TrajectoryDataset.from_minari(policy.config.dataset_id)
@@ -93,9 +106,9 @@ def evaluate(folder: Path, seed: int) -> list[dict[str, Any]]:
     seconds = (STEPS - SETTLED) * env.unwrapped.dt  # type: ignore[attr-defined]
     speeds = np.array([behaviour.speed for behaviour in labels.behaviours])
     rows = []
-    for kind in ("reset", "data"):
+    for kind in ("reset", "data", "push"):
         generator = np.random.default_rng(1000 + seed)
-        if kind == "reset":
+        if kind != "data":
             starts = simulator.random_starts(ROLLOUTS, generator, burn_in=0)
         else:
             drawn = simulator.data_starts(40 * ROLLOUTS, dataset.split(horizon=policy.config.horizon)[1], generator)
@@ -104,7 +117,10 @@ def evaluate(folder: Path, seed: int) -> list[dict[str, Any]]:
         best = np.zeros(len(speeds))
         shown_speeds = []
         for skill in np.eye(policy.skill_space.size, dtype=np.float32):
-            rollouts = [simulator.hold(simulator.visit(start), skill, STEPS) for start in starts]
+            kicks = generator.normal(0, PUSH, (len(starts), env.unwrapped.model.nv)) if kind == "push" else None  # type: ignore[attr-defined]
+            rollouts = [
+                hold(simulator, start, skill, None if kicks is None else kicks[i]) for i, start in enumerate(starts)
+            ]
             shown = np.stack([judge(rollout) for rollout in rollouts])
             ran = np.array([rollout.states[STEPS, 0] - rollout.states[SETTLED, 0] for rollout in rollouts]) / seconds
             counts = np.bincount(shown.ravel(), minlength=len(speeds))

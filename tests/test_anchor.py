@@ -6,6 +6,7 @@ import torch
 
 from didi_gym.anchor import train_anchor
 from didi_gym.config import AnchorConfig, DynamicsConfig, PriorConfig, SkillConfig
+from didi_gym.loops import Batches
 from didi_gym.policy import SkillPolicy
 from didi_gym.skills import SkillSpace
 from didi_gym.training import TrainConfig, train
@@ -49,6 +50,19 @@ def test_every_behaviour_is_recovered_without_labels():
     assert {0, 1, 2} <= set(behaviours(anchored.policy))
     assert anchored.policy.skill_space.size == anchored.assignment.skills
     assert anchored.policy.config.plan_length == 1
+
+
+def test_the_classifier_knows_the_behaviours_of_unseen_episodes():
+    dataset, labels = gait_dataset()
+    held_out, truth = gait_dataset(seed=1)
+    anchored = train_anchor(dataset, settings(), horizon=8, progress=False)
+    rows = held_out.window_starts(np.arange(0, held_out.num_windows(8), 7), 8)
+    batches = Batches(held_out, anchored.policy.normalizer, torch.device("cpu"))
+    states, actions = batches.at(torch.from_numpy(rows), 8)
+    told = anchored.classifier(states, actions, torch.Generator().manual_seed(0)).argmax(1).numpy()
+    best = [np.bincount(truth[rows][told == skill], minlength=3).max(initial=0) for skill in set(told)]
+    assert sum(best) / len(rows) > 0.8
+    assert not any(p.requires_grad for p in anchored.classifier.parameters())
 
 
 def small(skills):

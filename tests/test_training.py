@@ -53,6 +53,19 @@ def test_every_kind_of_skill_trains_saves_and_plans(tmp_path, form):
     assert prior.horizon == 8 and not any(p.requires_grad for p in discriminator.parameters())
 
 
+def test_further_seeds_take_prior_and_dynamics_from_a_finished_run(tmp_path):
+    dataset = point_dataset()
+    train(dataset, tiny(), tmp_path / "first", progress=False)
+    config = replace(tiny(), seed=1)
+    train(dataset, config, tmp_path / "second", reuse=tmp_path / "first", progress=False)
+    first, second = (load_tensors(tmp_path / name / "training.safetensors") for name in ("first", "second"))
+    assert all(torch.equal(first[k], second[k]) == (not k.startswith("discriminator.")) for k in first if "weight" in k)
+    assert not (tmp_path / "second" / "checkpoints" / "prior.safetensors").exists()
+    other = replace(config, skills=replace(config.skills, horizon=6, feature_times=3))
+    with pytest.raises(ValueError, match=r"horizon 8; this run has .* 6"):
+        train(dataset, other, tmp_path / "third", reuse=tmp_path / "first", progress=False)
+
+
 def test_a_body_with_a_heading_trains(tmp_path):
     dataset = TrajectoryDataset.from_episodes([(body_states(41, i), body_states(40, i)[:, :3]) for i in range(6)], BODY)
     for space in (SkillSpace("ball", 2), SkillSpace("discrete", 3)):

@@ -1,0 +1,265 @@
+"""Every table and figure of the results, from the committed CSVs: docs/results.md and docs/results-*.png.
+
+    make paper-tables
+
+It trains and simulates nothing. The commands that made the CSVs stand in docs/results.md, above each table.
+"""
+
+from __future__ import annotations
+
+import csv
+import math
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from didi_gym.metrics import interquartile_mean, probability_of_improvement, stratified_bootstrap
+
+ROOT = Path(__file__).resolve().parent.parent
+RESULTS, DOCS = ROOT / "experiments" / "results", ROOT / "docs"
+OURS = "didi"
+Row = dict[str, str]
+
+METRICS = (  # column, title, scale, bar
+    ("spread_ratio", "real / planned spread", 1.0, ">= 0.90"),
+    ("mutual_information_bits", "bits within one horizon", 1.0, ""),
+    ("held_information_bits", "bits, held 8 horizons", 1.0, ">= 3.6 (gaits 3.0)"),
+    ("mutual_information_ceiling", "their ceiling", 1.0, ""),
+    ("fidelity", "fidelity, %", 100.0, ">= 95"),
+    ("held_fidelity", "fidelity, held 8 horizons, %", 100.0, ""),
+    ("falls", "falls, %", 100.0, "<= 3"),
+    ("contact", "wall contact, %", 100.0, ""),
+    ("probe", "probe (R^2 or accuracy)", 1.0, ""),
+    ("coverage", "coverage of the data's cells, %", 100.0, ""),
+    ("vendi", "Vendi score of 8 held skills", 1.0, ""),
+    ("smoothness", "smoothness (0: constant)", 1.0, ""),
+    ("real_spread", "real spread", 1.0, ""),
+    ("held_distance", "distance held, m", 1.0, ""),
+)
+
+
+def read(name: str) -> list[Row]:
+    """Rows of a result table; none where it has not been made."""
+    path = RESULTS / name if not name.startswith("benchmarks") else ROOT / name
+    if not path.is_file():
+        return []
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def number(row: Row, column: str) -> float:
+    """A cell as a number; NaN where it is empty or absent."""
+    return float(row.get(column) or "nan")
+
+
+def combined_score(row: Row) -> float:
+    """Geometric mean of three shares: information of its ceiling, real of planned spread (at most 1), fidelity.
+
+    One share near zero makes the score near zero: skills must differ, be executed as planned, and be like the data. A
+    method without plans (no planned spread) is scored on the other two.
+    """
+    bits = max(number(row, "mutual_information_bits"), 0) / number(row, "mutual_information_ceiling")
+    shares = [bits, min(number(row, "spread_ratio"), 1), number(row, "fidelity")]
+    known = [share for share in shares if not math.isnan(share)]
+    return math.prod(known) ** (1 / len(known))
+
+
+def estimate(values: Sequence[float], digits: int = 2) -> str:
+    """Interquartile mean and 95 % interval over seeds."""
+    known = np.array([v for v in values if not math.isnan(v)])
+    if not len(known):
+        return "-"
+    middle = f"{interquartile_mean(known[:, None]):.{digits}f}"
+    if len(known) < 3:
+        return middle
+    low, high = stratified_bootstrap(known[:, None], interquartile_mean)
+    return f"{middle} [{low:.{digits}f}, {high:.{digits}f}]"
+
+
+def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    lines = ["| " + " | ".join(header) + " |", "|" + "---|" * len(header)]
+    return "\n".join(lines + ["| " + " | ".join(row) + " |" for row in rows])
+
+
+def skills_table(rows: list[Row]) -> str:
+    """Our skills on every data set, over skill-training seeds."""
+    ours = [row for row in rows if row["method"] == OURS]
+    datasets = sorted({row["dataset"] for row in ours})
+    lines = [["seeds", ""] + [str(len({r["seed"] for r in ours if r["dataset"] == d})) for d in datasets]]
+    for column, title, scale, bar in METRICS:
+        cells = [estimate([scale * number(r, column) for r in ours if r["dataset"] == d]) for d in datasets]
+        if set(cells) != {"-"}:
+            lines.append([title, bar, *cells])
+    return table(["", "bar", *(d.removeprefix("didi/").removesuffix("-v0") for d in datasets)], lines)
+
+
+def scores(rows: list[Row], method: str, dataset: str) -> dict[str, float]:
+    """Combined score of each seed."""
+    return {r["seed"]: combined_score(r) for r in rows if r["method"] == method and r["dataset"] == dataset}
+
+
+def improvement(rows: list[Row], method: str, datasets: Sequence[str]) -> str:
+    """P(ours > method) on the combined score, 95 % interval, over the seeds and data sets that both have."""
+    pairs = [(scores(rows, OURS, d), scores(rows, method, d)) for d in datasets]
+    pairs = [pair for pair in pairs if pair[0] and pair[1]]
+    seeds = sorted(set.intersection(*(set(own) & set(other) for own, other in pairs))) if pairs else []
+    if len(seeds) < 3:
+        return "-"
+    own, other = (np.array([[side[s] for side in column] for s in seeds]) for column in zip(*pairs, strict=True))
+    tasks = own.shape[1]
+
+    def statistic(joined: np.ndarray) -> float:
+        return probability_of_improvement(joined[:, :tasks], joined[:, tasks:])
+
+    joined = np.concatenate([own, other], axis=1)
+    low, high = stratified_bootstrap(joined, statistic)
+    return f"{statistic(joined):.2f} [{low:.2f}, {high:.2f}]"
+
+
+def baselines_table(rows: list[Row], datasets: Sequence[str]) -> str:
+    """Combined score of every method, and the probability that ours is better."""
+    methods = sorted({r["method"] for r in rows if r["dataset"] in datasets} - {OURS})
+    methods.sort(key=lambda m: -np.mean([s for d in datasets for s in scores(rows, m, d).values()]))
+    lines = []
+    for method in [OURS, *methods]:
+        cells = [estimate(list(scores(rows, method, d).values())) for d in datasets]
+        seeds = min((len(scores(rows, method, d)) for d in datasets if scores(rows, method, d)), default=0)
+        better = "" if method == OURS else improvement(rows, method, datasets)
+        lines.append([method, str(seeds), *cells, better])
+    names = [d.removeprefix("didi/").removesuffix("-v0") for d in datasets]
+    return table(["method", "seeds", *names, "P(ours better)"], lines)
+
+
+def details_table(rows: list[Row], dataset: str) -> str:
+    """What the combined score is made of, for one data set."""
+    own = [r for r in rows if r["dataset"] == dataset]
+    columns = ("real_spread", "spread_ratio", "mutual_information_bits", "fidelity", "falls", "coverage", "smoothness")
+    lines = [
+        [m, *(estimate([number(r, c) for r in own if r["method"] == m]) for c in columns)]
+        for m in sorted({r["method"] for r in own}, key=lambda m: (m != OURS, m))
+    ]
+    return table(["method", *(c.replace("_", " ") for c in columns)], lines)
+
+
+def gaits_table() -> str:
+    """Behaviours recovered from gait mixtures."""
+    lines = []
+    for name, title in (
+        ("gaits.csv", "pure, anchored"),
+        ("gaits-tuned.csv", "pure, tuned by the joint objective"),
+        ("gaits-switching.csv", "switching, anchored"),
+        ("gaits-switching-tuned.csv", "switching, tuned"),
+    ):
+        rows = read(name)
+        for starts in ("reset", "data"):
+            own = [r for r in rows if r["starts"] == starts]
+            if own:
+                recovered = " / ".join(r["recovered"] for r in own)
+                success = " / ".join(f"{number(r, 'success'):.2f}" for r in own)
+                speeds = f"{min(number(r, 'slowest') for r in own):.1f} to {max(number(r, 'fastest') for r in own):.1f}"
+                lines.append([title, starts, recovered, success, estimate([number(r, "success") for r in own]), speeds])
+    return table(["data, training", "starts", "recovered of 8, by seed", "success", "mean", "speeds, m/s"], lines)
+
+
+def generic_table(rows: list[Row]) -> str:
+    """A CSV as it is."""
+    return table(list(rows[0]), [[*row.values()] for row in rows])
+
+
+def plot_scores(rows: list[Row], datasets: Sequence[str], file: Path) -> None:
+    """Combined score of every method with its seeds."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    methods = sorted({r["method"] for r in rows if r["dataset"] in datasets})
+    methods.sort(key=lambda m: np.mean([s for d in datasets for s in scores(rows, m, d).values()]))
+    figure, panels = plt.subplots(
+        1, len(datasets), figsize=(4.2 * len(datasets), 0.32 * len(methods) + 1.2), sharey=True
+    )
+    for axes, dataset in zip(np.atleast_1d(panels), datasets, strict=True):
+        for i, method in enumerate(methods):
+            values = np.array(list(scores(rows, method, dataset).values()))
+            if not len(values):
+                continue
+            color = "#0072b2" if method == OURS else "#777777"
+            axes.plot(values, np.full(len(values), i), "o", color=color, alpha=0.5, markersize=4)
+            axes.plot([interquartile_mean(values[:, None])], [i], "|", color=color, markersize=14, markeredgewidth=2)
+        axes.set_title(dataset.removeprefix("didi/").removesuffix("-v0"))
+        axes.set_xlabel("combined score")
+        axes.set_xlim(-0.02, 1)
+        axes.grid(axis="x", alpha=0.3)
+    np.atleast_1d(panels)[0].set_yticks(range(len(methods)), methods)
+    figure.tight_layout()
+    figure.savefig(file, dpi=120)
+    plt.close(figure)
+
+
+def plot_sensitivity(rows: list[Row], file: Path) -> None:
+    """How diversity and fidelity move with one setting at a time."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    studies = list(dict.fromkeys(r["study"] for r in rows))
+    figure, panels = plt.subplots(1, len(studies), figsize=(3.6 * len(studies), 3.2), squeeze=False)
+    lines: tuple[tuple[str, str, Callable[[Row], float]], ...] = (
+        (
+            "information / ceiling",
+            "#0072b2",
+            lambda r: number(r, "mutual_information_bits") / number(r, "mutual_information_ceiling"),
+        ),
+        ("fidelity", "#d55e00", lambda r: number(r, "fidelity")),
+        ("real / planned", "#009e73", lambda r: number(r, "spread_ratio")),
+    )
+    for axes, study in zip(panels[0], studies, strict=True):
+        own = [r for r in rows if r["study"] == study]
+        values = list(dict.fromkeys(r["value"] for r in own))
+        for label, color, share in lines:
+            points = [[share(r) for r in own if r["value"] == v] for v in values]
+            axes.plot(range(len(values)), [np.mean(p) for p in points], "-", color=color, label=label)
+            for i, p in enumerate(points):
+                axes.plot([i] * len(p), p, "o", color=color, markersize=3)
+        axes.set_xticks(range(len(values)), values, fontsize=8)
+        axes.set_xlabel(study)
+        axes.set_ylim(0, 1.05)
+        axes.grid(alpha=0.3)
+    panels[0][0].legend(fontsize=8)
+    figure.tight_layout()
+    figure.savefig(file, dpi=120)
+    plt.close(figure)
+
+
+def main() -> None:
+    rows = read("skills.csv")
+    continuous = [
+        d for d in ("didi/ant-directions-v0", "didi/pointmaze-medium-v0") if any(r["dataset"] == d for r in rows)
+    ]
+    text = (RESULTS / "results.md.in").read_text()
+    parts = {
+        "SKILLS": skills_table(rows),
+        "BASELINES": baselines_table(rows, continuous),
+        "DETAILS": "\n\n".join(f"**{d}**\n\n{details_table(rows, d)}" for d in sorted({r["dataset"] for r in rows})),
+        "GAITS": gaits_table(),
+    }
+    for key, name in (
+        ("PRIOR", "gait-prior.csv"),
+        ("SENSITIVITY", "sensitivity.csv"),
+        ("SPEED", "benchmarks/results/training_speed.csv"),
+    ):
+        found = read(name)
+        parts[key] = generic_table(found) if found else "(not run)"
+    for key, part in parts.items():
+        text = text.replace(f"<!-- {key} -->", part)
+    (DOCS / "results.md").write_text(text)
+    plot_scores(rows, continuous, DOCS / "results-scores.png")
+    if sensitivity := read("sensitivity.csv"):
+        plot_sensitivity(sensitivity, DOCS / "results-sensitivity.png")
+    print(f"written: {DOCS / 'results.md'} and its pictures")
+
+
+if __name__ == "__main__":
+    main()
