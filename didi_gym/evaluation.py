@@ -259,26 +259,27 @@ def _signatures(policy: SkillPolicy, rollouts: list[list[Rollout]]) -> np.ndarra
     """What a probe sees of rollouts, `(starts, skills, numbers)`.
 
     The change of the features at four instants; for discrete skills, which are told by posture and rhythm, the
-    principal components of a description of the second half too (of the whole, where that is short).
+    principal components of a description of the second half (of the whole, where that is short).
     """
-    features = list(policy.config.layout.features)
-    scale = policy.normalizer.scale.cpu().numpy()[features]
-    rows = []
-    for r in (r for row in rollouts for r in row):
-        at = np.linspace(0, len(r.states) - 1, 5).round().astype(int)[1:]
-        rows.append(((r.states[at] - r.states[0])[:, features] / scale).ravel())
-    signatures = np.asarray(rows, np.float32)
-    if policy.skill_space.is_discrete:
-        signatures = np.concatenate([signatures, _rhythms(policy, [r for row in rollouts for r in row])], axis=1)
-    return signatures.reshape(len(rollouts), len(rollouts[0]), -1)
+    every = [r for row in rollouts for r in row]
+    seen = _rhythms(policy, every) if policy.skill_space.is_discrete else None
+    if seen is None:
+        features = list(policy.config.layout.features)
+        scale = policy.normalizer.scale.cpu().numpy()[features]
+        rows = []
+        for r in every:
+            at = np.linspace(0, len(r.states) - 1, 5).round().astype(int)[1:]
+            rows.append(((r.states[at] - r.states[0])[:, features] / scale).ravel())
+        seen = np.asarray(rows, np.float32)
+    return seen.reshape(len(rollouts), len(rollouts[0]), -1)
 
 
-def _rhythms(policy: SkillPolicy, rollouts: list[Rollout]) -> np.ndarray:
-    """Descriptions of what was done, `(rollouts, components)`; none where rollouts are too short for one."""
+def _rhythms(policy: SkillPolicy, rollouts: list[Rollout]) -> np.ndarray | None:
+    """Descriptions of what was done, `(rollouts, components)`; None where rollouts are too short for one."""
     longest = max(len(r.actions) for r in rollouts)
     length = longest if longest < 2 * _DESCRIBED else longest // 2
     if length < MIN_WINDOW:
-        return np.empty((len(rollouts), 0), np.float32)
+        return None
     inputs = list(policy.config.layout.policy_inputs)
     signals = np.zeros((len(rollouts), length, len(inputs) + policy.config.action_dim), np.float32)
     for row, r in zip(signals, rollouts, strict=True):  # one that ended early stays still from there

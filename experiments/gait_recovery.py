@@ -2,13 +2,13 @@ r"""Which behaviours of a mixture do skills recover, that were learned from it w
 
     didi-gym data from-agents --env HalfCheetah-v5 --agents DIR --angles 1 --healthy 1 -2 2 --final NAME \
         --episode-steps 500 [--switch-every 120]
-    didi-gym train --dataset didi/halfcheetah-gaits-v0 --output runs/gaits0 --seed 0 --skills.horizon 16 \
-        --skills.skill-space.kind discrete --skills.skill-space.size 12 [--skills.anchor.tuning-steps 1]
-    python experiments/gait_recovery.py runs/gaits0 runs/gaits1 --csv experiments/results/gaits.csv
+    didi-gym train --dataset didi/halfcheetah-gaits-v0 --output runs/didi-halfcheetah-gaits-v0-seed0 --seed 0 \
+        --skills.horizon 16 --skills.skill-space.kind discrete --skills.skill-space.size 12
+    python experiments/gait_recovery.py runs/didi-halfcheetah-gaits-v0-seed* --csv experiments/results/gaits.csv
 
-The column `seed` is the place of a folder in the command (`gaits-tuned.csv` has skill seed 1 alone).
-DIR holds policies as plain arrays, NAME is one that runs on its back. With one tuning step the policy is as anchored
-(`gaits.csv`, `gaits-switching.csv`), by default the joint objective tunes it (`gaits-tuned.csv`).
+The data sets are halfcheetah-gaits (one behaviour an episode) and halfcheetah-gaits-switching (`--switch-every 120`);
+DIR holds policies as plain arrays, NAME is one that runs on its back. Further seeds take `--reuse` of the first run.
+The rows of other methods come from `experiments/baselines.py --policies runs/methods`, read here with `--method`.
 
 Every skill is held for 300 steps from 16 resets, from 16 upright states of all behaviours, which training never saw,
 and from the resets with a push after 100 steps (a kick to every velocity). A classifier, fitted on labelled windows of
@@ -21,6 +21,7 @@ from __future__ import annotations
 import argparse
 import csv
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +36,8 @@ from didi_gym.simulation import Rollout, SkillSimulator, Start, make_data_env
 
 STEPS, SETTLED, WINDOW, STRIDE, ROLLOUTS = 300, 100, 50, 25, 16
 PUSH = 2.0  # standard deviation of the kick, in m/s and rad/s
-COLUMNS = ["run", "seed", "starts", "skills", "recovered", "success", "slowest", "fastest", "behaviours"]
+KEY = ("dataset", "method", "seed", "starts")
+COLUMNS = (*KEY, "skills", "recovered", "bits", "success", "slowest", "fastest", "behaviours")
 
 
 class Judge:
@@ -94,7 +96,15 @@ def hold(simulator: SkillSimulator, start: Start, skill: np.ndarray, kick: np.nd
     return Rollout(states, np.concatenate([before.actions, after.actions]), after.terminated, before.contact)
 
 
-def evaluate(folder: Path, seed: int) -> list[dict[str, Any]]:
+def information(counts: np.ndarray) -> float:
+    """Mutual information in bits of a table of counts: between the skill and the behaviour that a rollout shows."""
+    joint = counts / counts.sum()
+    independent = joint.sum(1, keepdims=True) * joint.sum(0, keepdims=True)
+    held = joint > 0
+    return float((joint[held] * np.log2(joint[held] / independent[held])).sum())
+
+
+def evaluate(folder: Path, seed: int, method: str = "didi") -> list[dict[str, Any]]:
     """A row for starts from resets, one for starts from held-out states of the data, and one for pushes."""
     policy = SkillPolicy.from_pretrained(folder, device="cpu")
     assert policy.config.dataset_id is not None, "the policy does not say which data set it was trained on"
@@ -115,6 +125,7 @@ def evaluate(folder: Path, seed: int) -> list[dict[str, Any]]:
             upright = dataset.layout.state_source.angles[0]  # type: ignore[union-attr]
             starts = [start for start in drawn if start.state is not None and start.state[upright] > 0][:ROLLOUTS]
         best = np.zeros(len(speeds))
+        together = np.zeros((policy.skill_space.size, len(speeds)))  # rollouts of each skill by what they mostly show
         shown_speeds = []
         for skill in np.eye(policy.skill_space.size, dtype=np.float32):
             kicks = generator.normal(0, PUSH, (len(starts), env.unwrapped.model.nv)) if kind == "push" else None  # type: ignore[attr-defined]
@@ -123,6 +134,8 @@ def evaluate(folder: Path, seed: int) -> list[dict[str, Any]]:
             ]
             shown = np.stack([judge(rollout) for rollout in rollouts])
             ran = np.array([rollout.states[STEPS, 0] - rollout.states[SETTLED, 0] for rollout in rollouts]) / seconds
+            mostly = [np.bincount(row, minlength=len(speeds)).argmax() for row in shown]
+            together[skill.argmax()] = np.bincount(mostly, minlength=len(speeds))
             counts = np.bincount(shown.ravel(), minlength=len(speeds))
             behaviour = int(counts.argmax())
             near = np.abs(ran / speeds[behaviour] - 1) < 0.25
@@ -138,11 +151,13 @@ def evaluate(folder: Path, seed: int) -> list[dict[str, Any]]:
         found = np.flatnonzero(best)
         rows.append(
             {
-                "run": policy.config.dataset_id,
+                "dataset": policy.config.dataset_id,
+                "method": method,
                 "seed": seed,
                 "starts": kind,
                 "skills": policy.skill_space.size,
                 "recovered": len(found),
+                "bits": round(information(together), 3),
                 "success": round(float(best[found].mean()), 3) if len(found) else 0.0,
                 "slowest": round(min(shown_speeds, default=0), 2),
                 "fastest": round(max(shown_speeds, default=0), 2),
@@ -155,16 +170,29 @@ def evaluate(folder: Path, seed: int) -> list[dict[str, Any]]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("folders", nargs="+", type=Path, help="policy folders, one for each seed")
-    parser.add_argument("--csv", type=Path, help="write the table here")
+    parser.add_argument("folders", nargs="+", type=Path, help="policy folders whose names hold seedN")
+    parser.add_argument("--method", default="didi", help="name of the method in the table")
+    parser.add_argument("--csv", type=Path, help="put the rows into this table, in place of older ones of the same key")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
-    rows = [row for seed, folder in enumerate(arguments.folders) for row in evaluate(folder, seed)]
-    if arguments.csv:
-        with arguments.csv.open("w", newline="") as file:
-            writer = csv.DictWriter(file, COLUMNS)
-            writer.writeheader()
-            writer.writerows(rows)
+    for folder in arguments.folders:
+        found = re.search(r"seed(\d+)", folder.name)
+        rows = evaluate(folder, int(found.group(1)) if found else 0, arguments.method)
+        if arguments.csv:
+            merge(arguments.csv, rows)
+
+
+def merge(file: Path, rows: list[dict[str, Any]]) -> None:
+    """Put rows into a table, sorted by key."""
+    table: dict[tuple[str, ...], dict[str, Any]] = {}
+    if file.is_file():
+        with file.open(newline="") as lines:
+            table = {tuple(row[name] for name in KEY): row for row in csv.DictReader(lines)}
+    table |= {tuple(str(row[name]) for name in KEY): row for row in rows}
+    with file.open("w", newline="") as lines:
+        writer = csv.DictWriter(lines, COLUMNS, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(table[key] for key in sorted(table))
 
 
 if __name__ == "__main__":

@@ -4,7 +4,8 @@
     python experiments/sensitivity.py --csv experiments/results/sensitivity.csv
 
 One setting at a time is moved away from its default: the skill's dimension, the horizon, the share of the data's
-episodes, and the width of the sector of directions in which the data moves. Training has `--share` of the default steps.
+episodes, and the width of the sector of directions in which the data moves. Training has `--share` of the default
+steps.
 A finished row is kept: the same command goes on where it was stopped.
 """
 

@@ -143,23 +143,21 @@ def details_table(rows: list[Row], dataset: str) -> str:
 
 
 def gaits_table() -> str:
-    """Behaviours recovered from gait mixtures."""
+    """Behaviours recovered from gait mixtures, by data set, method and kind of start."""
+    rows = read("gaits.csv")
     lines = []
-    for name, title in (
-        ("gaits.csv", "pure, anchored"),
-        ("gaits-tuned.csv", "pure, tuned by the joint objective"),
-        ("gaits-switching.csv", "switching, anchored"),
-        ("gaits-switching-tuned.csv", "switching, tuned"),
-    ):
-        rows = read(name)
-        for starts in ("reset", "data"):
-            own = [r for r in rows if r["starts"] == starts]
-            if own:
-                recovered = " / ".join(r["recovered"] for r in own)
-                success = " / ".join(f"{number(r, 'success'):.2f}" for r in own)
-                speeds = f"{min(number(r, 'slowest') for r in own):.1f} to {max(number(r, 'fastest') for r in own):.1f}"
-                lines.append([title, starts, recovered, success, estimate([number(r, "success") for r in own]), speeds])
-    return table(["data, training", "starts", "recovered of 8, by seed", "success", "mean", "speeds, m/s"], lines)
+    for dataset in sorted({r["dataset"] for r in rows}):
+        methods = {r["method"] for r in rows if r["dataset"] == dataset}
+        for method in sorted(methods, key=lambda m: (m != OURS, m)):
+            for starts in ("reset", "data", "push"):
+                own = [r for r in rows if (r["dataset"], r["method"], r["starts"]) == (dataset, method, starts)]
+                if own:
+                    success = [number(r, "success") for r in own]
+                    slowest, fastest = min(number(r, "slowest") for r in own), max(number(r, "fastest") for r in own)
+                    cells = [" / ".join(r["recovered"] for r in own), " / ".join(f"{s:.2f}" for s in success)]
+                    name = dataset.removeprefix("didi/halfcheetah-").removesuffix("-v0")
+                    lines.append([name, method, starts, *cells, estimate(success), f"{slowest:.1f} to {fastest:.1f}"])
+    return table(["data", "method", "starts", "recovered of 8, by seed", "success", "mean", "speeds, m/s"], lines)
 
 
 def generic_table(rows: list[Row]) -> str:
@@ -246,7 +244,6 @@ def main() -> None:
         "GAITS": gaits_table(),
     }
     for key, name in (
-        ("PRIOR", "gait-prior.csv"),
         ("SENSITIVITY", "sensitivity.csv"),
         ("SPEED", "benchmarks/results/training_speed.csv"),
     ):
