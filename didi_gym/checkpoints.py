@@ -13,7 +13,8 @@ import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from didi_gym.tensors import SafeFileError, load_info, load_tensors, write_tensors
+from didi_gym.files import SafeFileError
+from didi_gym.tensors import load_info, load_tensors, write_tensors
 
 _SAVE_SECONDS = 15.0
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import types
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
@@ -12,6 +13,18 @@ from didi_gym.skills import SkillSpace
 FORMAT_VERSION = 1
 MODEL_TYPE = "didi"
 MIN_WINDOW = 12  # steps without which no rhythm is seen
+
+# What a file may ask for at most: far beyond what is of use, and what no computer is brought down by.
+MAX_STATE = 4_096
+MAX_OBSERVATION = 10_000_000
+MAX_ACTION = 4_096
+MAX_SKILL = 1_024
+MAX_HORIZON = 10_000
+MAX_DURATION = 1_000_000
+MAX_WIDTH = 8_192
+MAX_DEPTH = 256
+MAX_MEMBERS = 256
+MAX_DIFFUSION_STEPS = 100_000
 
 Config = TypeVar("Config")
 
@@ -51,6 +64,7 @@ class ObservationSource:
         return len(self.indices) + len(self.angles)
 
     def __post_init__(self) -> None:
+        require_between(self, "size", 1, MAX_OBSERVATION)
         if not self.indices or min(self.indices) < 0 or max(self.indices) >= self.size:
             raise ValueError(
                 f"observation source: indices {self.indices} must lie in 0..{self.size - 1} and not be empty"
@@ -80,6 +94,7 @@ class Layout:
     """The observation that holds the whole state: the data set's own. Evaluation needs it, acting does not."""
 
     def __post_init__(self) -> None:
+        require_between(self, "state_dim", 1, MAX_STATE)
         named = {"policy_inputs": self.policy_inputs, "features": self.features, "relative": self.relative}
         if self.heading is not None:
             named["heading"] = (*self.heading.quaternion, *(i for pair in self.heading.vectors for i in pair))
@@ -135,8 +150,10 @@ class PriorConfig:
     def __post_init__(self) -> None:
         require_positive(self, "steps", "batch_size", "learning_rate", "width", "depth")
         require_between(self, "ema_decay", 0, 1)
+        require_size(self)
         if self.diffusion_steps < 2:
             raise ValueError(f"diffusion_steps must be at least 2, got {self.diffusion_steps}")
+        require_between(self, "diffusion_steps", 2, MAX_DIFFUSION_STEPS)
 
 
 @dataclass(frozen=True)
@@ -154,6 +171,8 @@ class DynamicsConfig:
 
     def __post_init__(self) -> None:
         require_positive(self, "steps", "batch_size", "learning_rate", "width", "members", "unroll")
+        require_size(self)
+        require_between(self, "members", 1, MAX_MEMBERS)
 
 
 @dataclass(frozen=True)
@@ -246,8 +265,12 @@ class SkillConfig:
     def __post_init__(self) -> None:
         require_positive(self, "steps", "batch_size", "learning_rate", "width", "depth", "discriminator_width")
         require_between(self, "ema_decay", 0, 1)
+        require_size(self)
+        require_between(self, "discriminator_width", 1, MAX_WIDTH)
         if self.horizon is not None and self.horizon < 2:
             raise ValueError(f"horizon must be at least 2 environment steps, got {self.horizon}")
+        if self.horizon is not None:
+            require_between(self, "horizon", 2, MAX_HORIZON)
         longest = (self.horizon or 8) - 1
         if not 1 <= self.feature_times <= longest:
             raise ValueError(f"feature_times must be in 1..{longest}, got {self.feature_times}")
@@ -298,7 +321,12 @@ class PolicyConfig:
     didi_gym_version: str = ""
 
     def __post_init__(self) -> None:
-        require_positive(self, "horizon", "action_dim", "skill_duration", "replan_every", "width", "depth")
+        require_positive(self, "replan_every")
+        require_between(self, "horizon", 1, MAX_HORIZON)
+        require_between(self, "action_dim", 1, MAX_ACTION)
+        require_between(self, "skill_duration", 1, MAX_DURATION)
+        require_size(self)
+        require_between(self.skill_space, "size", 1, MAX_SKILL)
         if not 1 <= self.actions_per_plan <= self.horizon:
             raise ValueError(f"plan_length must be in 1..{self.horizon}, the horizon, got {self.plan_length}")
         if self.replan_every > self.actions_per_plan:
@@ -323,6 +351,13 @@ def require_positive(config: Any, *names: str) -> None:
 def require_between(config: Any, name: str, low: float, high: float) -> None:
     if not low <= getattr(config, name) <= high:
         raise ValueError(f"{name} must be in [{low}, {high}], got {getattr(config, name)}")
+
+
+def require_size(config: Any) -> None:
+    """Check the size of a network: `width`, and `depth` where it has one."""
+    require_between(config, "width", 1, MAX_WIDTH)
+    if hasattr(config, "depth"):
+        require_between(config, "depth", 1, MAX_DEPTH)
 
 
 def to_dict(config: Any) -> dict[str, Any]:
@@ -369,17 +404,25 @@ def _decode(kind: Any, data: Any, path: str) -> Any:
             raise ValueError(f"{where}: expected a mapping, got {data!r}")
         return dict(data)
     if kind is float and isinstance(data, int) and not isinstance(data, bool):
-        return float(data)
+        try:
+            return float(data)
+        except OverflowError as error:
+            raise ValueError(f"{where}: {error}") from error
     if not isinstance(data, kind) or (kind is not bool and isinstance(data, bool)):
         raise ValueError(f"{where}: expected {kind.__name__}, got {data!r}")
     return data
+
+
+@functools.cache
+def _hints_of(cls: type) -> dict[str, Any]:
+    return get_type_hints(cls)
 
 
 def _decode_dataclass(cls: type[Config], data: Any, path: str) -> Config:
     where = path or cls.__name__
     if not isinstance(data, dict):
         raise ValueError(f"{where}: expected a mapping, got {data!r}")
-    hints = get_type_hints(cls)
+    hints = _hints_of(cls)  # type: ignore[arg-type]  # classes are hashable
     fields = {f.name: f for f in dataclasses.fields(cls) if f.init}  # type: ignore[arg-type]
     unknown = sorted(set(data) - set(fields))
     if unknown:

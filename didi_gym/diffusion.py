@@ -24,7 +24,7 @@ class NoiseSchedule(nn.Module):
         super().__init__()
         edge = [math.cos((i / diffusion_steps + 0.008) / 1.008 * math.pi / 2) ** 2 for i in range(diffusion_steps + 1)]
         betas = [min(1 - edge[i + 1] / edge[i], 0.999) for i in range(diffusion_steps)]
-        alphas_cumprod = torch.cumprod(1 - torch.tensor(betas, dtype=torch.float64), 0)
+        alphas_cumprod = torch.cumprod(1 - torch.tensor(betas, dtype=torch.float64, device="cpu"), 0)
         self.register_buffer("alphas_cumprod", alphas_cumprod.float(), persistent=False)
 
     def __len__(self) -> int:

@@ -22,7 +22,7 @@ class Discriminator(nn.Module):
         self.layout = layout
         self.features = list(layout.features)
         assert config.horizon is not None, "training fills in the horizon that the data suggests"
-        times = torch.linspace(0, config.horizon - 1, config.feature_times + 1).round().long()[1:]
+        times = torch.linspace(0, config.horizon - 1, config.feature_times + 1, device="cpu").round().long()[1:]
         self.times = times.tolist()
         self.noise = config.feature_noise
         self.register_buffer("feature_scale", torch.ones(len(self.times), len(self.features)))

@@ -8,8 +8,9 @@ import torch
 from torch import Tensor, nn
 
 from didi_gym.config import DynamicsConfig, Layout, PolicyConfig, from_dict
+from didi_gym.files import SafeFileError, in_short
 from didi_gym.networks import EnsembleMLP
-from didi_gym.tensors import SafeFileError, load_info, load_tensors, load_weights
+from didi_gym.tensors import LONGEST_HEADER, load_info, load_network
 
 
 class DynamicsEnsemble(nn.Module):
@@ -24,10 +25,10 @@ class DynamicsEnsemble(nn.Module):
     def __init__(self, config: DynamicsConfig, layout: Layout, action_dim: int) -> None:
         super().__init__()
         self.members = config.members
-        readable = [i for i in range(layout.state_dim) if i not in layout.relative]
+        readable = sorted(set(range(layout.state_dim)) - set(layout.relative))
         self.net = EnsembleMLP(config.members, len(readable) + action_dim, layout.state_dim, config.width)
         self.register_buffer("delta_scale", torch.ones(layout.state_dim))
-        self.register_buffer("readable", torch.tensor(readable), persistent=False)
+        self.register_buffer("readable", torch.tensor(readable, device="cpu"), persistent=False)
 
     @classmethod
     def from_training(cls, path: Path, config: PolicyConfig) -> DynamicsEnsemble:
@@ -37,11 +38,11 @@ class DynamicsEnsemble(nn.Module):
             SafeFileError: damaged, or of another shape than the policy's.
         """
         try:
-            settings = from_dict(DynamicsConfig, (load_info(path) or {}).get("dynamics"))
-        except (ValueError, AttributeError) as error:
-            raise SafeFileError(f"{path}: {error}") from error
-        model = cls(settings, config.layout, config.action_dim)
-        load_weights(model, load_tensors(path, "dynamics."), str(path))
+            info = load_info(path, LONGEST_HEADER)
+            settings = from_dict(DynamicsConfig, info.get("dynamics") if isinstance(info, dict) else None)
+        except ValueError as error:
+            raise error if isinstance(error, SafeFileError) else SafeFileError(f"{path}: {in_short(error)}") from error
+        model = load_network(lambda: cls(settings, config.layout, config.action_dim), path, "dynamics.")
         return model.eval().requires_grad_(False)
 
     def forward(self, state: Tensor, action: Tensor) -> Tensor:

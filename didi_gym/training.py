@@ -23,6 +23,7 @@ from didi_gym.data import TrajectoryDataset
 from didi_gym.diffusion import DiffusionPrior
 from didi_gym.discriminator import Discriminator, WindowClassifier
 from didi_gym.dynamics import DynamicsEnsemble
+from didi_gym.files import SafeFileError, in_short
 from didi_gym.loops import Batches, build_policy, fit_normalizer, optimize
 from didi_gym.losses import (
     Metrics,
@@ -34,7 +35,7 @@ from didi_gym.losses import (
     recognition_loss,
 )
 from didi_gym.policy import TRAINING_FILE, SkillPolicy
-from didi_gym.tensors import load_info, load_tensors, load_weights, write_tensors
+from didi_gym.tensors import LONGEST_HEADER, load_info, load_network, write_tensors
 
 
 @dataclass(frozen=True)
@@ -294,20 +295,20 @@ def load_training(folder: Path, policy: SkillPolicy) -> tuple[DiffusionPrior, Di
         SafeFileError: absent or damaged.
     """
     path = folder / TRAINING_FILE
-    config = from_dict(TrainConfig, load_info(path))
-    prior = DiffusionPrior(
-        config.prior, policy.config.horizon, policy.config.layout.state_dim, policy.config.action_dim
+    try:
+        config = from_dict(TrainConfig, load_info(path, LONGEST_HEADER))
+    except ValueError as error:
+        raise error if isinstance(error, SafeFileError) else SafeFileError(f"{path}: {in_short(error)}") from error
+    horizon, layout, action_dim = policy.config.horizon, policy.config.layout, policy.config.action_dim
+    judged = replace(config.skills, skill_space=policy.skill_space)
+    prior = load_network(
+        lambda: DiffusionPrior(config.prior, horizon, layout.state_dim, action_dim), path, "prior.", f"{path}: prior"
     )
-    skills, layout = replace(config.skills, skill_space=policy.skill_space), policy.config.layout
-    discriminator = (
-        WindowClassifier(skills, layout, policy.config.action_dim)
-        if skills.is_anchored
-        else Discriminator(skills, layout)
-    )
-    for name, module in (("prior", prior), ("discriminator", discriminator)):
-        load_weights(module, load_tensors(path, f"{name}."), f"{path}: {name}")
-        module.eval().requires_grad_(False)
-    return prior, discriminator
+    def blank() -> Discriminator | WindowClassifier:
+        return WindowClassifier(judged, layout, action_dim) if judged.is_anchored else Discriminator(judged, layout)
+
+    discriminator = load_network(blank, path, "discriminator.", f"{path}: discriminator")
+    return prior.eval().requires_grad_(False), discriminator.eval().requires_grad_(False)
 
 
 def write_run(output: Path, config: TrainConfig, dataset_id: str, **selection: Sequence[Any]) -> None:

@@ -5,6 +5,7 @@ from dataclasses import replace
 import pytest
 
 from didi_gym.config import (
+    DynamicsConfig,
     Heading,
     Layout,
     ObservationSource,
@@ -24,6 +25,11 @@ def test_a_config_survives_json(config):
     assert from_dict(type(config), json.loads(json.dumps(to_dict(config)))) == config
 
 
+def test_a_whole_number_too_large_for_a_float_is_refused_in_words():
+    with pytest.raises(ValueError, match="learning_rate: int too large"):
+        from_dict(DynamicsConfig, {"learning_rate": 10**400})
+
+
 def _changed(**changes):
     return {**json.loads(json.dumps(to_dict(random_policy().config))), **changes}
 
@@ -35,6 +41,7 @@ def _changed(**changes):
         ({k: v for k, v in _changed().items() if k != "layout"}, "missing key(s) layout"),
         (_changed(horizon="8"), "horizon: expected int, got '8'"),
         (_changed(horizon=True), "horizon: expected int, got True"),
+        (_changed(horizon=10**30), "horizon must be in [1, 10000], got 1000000000000000000000000000000"),
         (_changed(consistency="magic"), "consistency: expected one of 'dynamics', 'joint'"),
         (_changed(skill_space={"kind": "torus", "size": 2}), "skill_space.kind: expected one of"),
         (_changed(skill_space={"kind": "ball", "size": 0}), "skill_space: skill space: a ball needs size >= 1, got 0"),
@@ -87,6 +94,16 @@ def test_a_layout_that_contradicts_itself_is_refused(changes, words):
         (lambda: replace(random_policy().config, skill_space=SkillSpace("box", 2)), "ball or"),
         (lambda: ObservationSource(3, (3,)), "must lie in 0..2"),
         (lambda: ObservationSource(3, ()), "not be empty"),
+        (lambda: replace(random_policy().config, width=10**9), r"width must be in \[1, 8192\], got 1000000000"),
+        (lambda: replace(random_policy().config, horizon=10**9), r"horizon must be in \[1, 10000\]"),
+        (
+            lambda: replace(random_policy().config, skill_space=SkillSpace("ball", 10**9)),
+            r"size must be in \[1, 1024\]",
+        ),
+        (lambda: Layout(10**9, (0,), (0,)), r"state_dim must be in \[1, 4096\]"),
+        (lambda: ObservationSource(10**9, (0,)), "size must be in"),
+        (lambda: DynamicsConfig(members=10**9), r"members must be in \[1, 256\]"),
+        (lambda: PriorConfig(diffusion_steps=10**9), "diffusion_steps must be in"),
     ],
 )
 def test_settings_out_of_range_are_refused_at_construction(make, words):

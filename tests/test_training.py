@@ -15,10 +15,11 @@ from didi_gym.config import Layout, to_dict
 from didi_gym.data import DatasetError, TrajectoryDataset
 from didi_gym.diffusion import DiffusionPrior
 from didi_gym.discriminator import Discriminator
+from didi_gym.files import SafeFileError
 from didi_gym.losses import diversity_loss
 from didi_gym.policy import SkillPolicy
 from didi_gym.skills import SkillSpace
-from didi_gym.tensors import SafeFileError, load_tensors
+from didi_gym.tensors import load_tensors
 from didi_gym.training import TrainConfig, load_training, train, train_skills, write_run
 from tests.examples import BODY, body_states, point_dataset, tiny
 
