@@ -3,23 +3,29 @@
 from __future__ import annotations
 
 import json
+import os
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from didi_gym import hub
-from didi_gym.config import PolicyConfig, from_dict, to_dict
+from didi_gym.config import FORMAT_VERSION, PolicyConfig, from_dict, to_dict
 from didi_gym.dynamics import DynamicsEnsemble
 from didi_gym.engines import TORCH, Engine, EngineName, HeadingFrame, check_arguments, make_engine
+from didi_gym.files import MEGABYTE, SafeFileError, in_short, parse_json, read_plain
 from didi_gym.frames import localize, turn, turn_skill
 from didi_gym.networks import ResidualMLP, one_hot_choice
 from didi_gym.normalization import Normalizer
 from didi_gym.skills import SkillSpace
-from didi_gym.tensors import SafeFileError, load_tensors, load_weights, write_atomically, write_tensors
+from didi_gym.tensors import MAX_NUMBERS, load_network, write_atomically, write_tensors
+
+if TYPE_CHECKING:
+    from huggingface_hub import CommitInfo
 
 CONFIG_FILE, WEIGHTS_FILE, TRAINING_FILE = "config.json", "model.safetensors", "training.safetensors"
 
@@ -53,10 +59,10 @@ class SkillPolicy(nn.Module):
         super().__init__()
         self.config = config
         self.name_or_path: str | None = None
-        self.revision: str | None = None
+        self.revision: str | None = None  # the commit of the weights, where they came from the Hub
         layout = config.layout
         # a tensor, since indexing with a list copies it to the device and waits
-        self.register_buffer("input_indices", torch.tensor(layout.policy_inputs), persistent=False)
+        self.register_buffer("input_indices", torch.tensor(layout.policy_inputs, device="cpu"), persistent=False)
         self._read, self._skill_dim = len(layout.policy_inputs), config.skill_space.skill_dim
         self._frame = HeadingFrame.of(self)
         self._joint = config.consistency == "joint"
@@ -69,6 +75,8 @@ class SkillPolicy(nn.Module):
         self.normalizer = Normalizer(layout.state_dim)
         self.register_buffer("low", -torch.ones(config.action_dim))
         self.register_buffer("high", torch.ones(config.action_dim))
+        if (numbers := sum(tensor.numel() for tensor in self.state_dict().values())) > MAX_NUMBERS:
+            raise ValueError(f"a policy may have {MAX_NUMBERS:,} weights, this would have {numbers:,}: lower its width")
         self._dynamics: list[DynamicsEnsemble] = []  # in a list: no part of the policy's weights
         self._engine: Engine | None = None  # made when it is first needed, of the weights of that moment
 
@@ -76,6 +84,11 @@ class SkillPolicy(nn.Module):
     @property
     def skill_space(self) -> SkillSpace:
         return self.config.skill_space
+
+    @property
+    def commit_hash(self) -> str | None:
+        """The commit on the Hub that the weights came from, 40 hex digits; None where they did not."""
+        return self.revision
 
     @property
     def device(self) -> torch.device:
@@ -295,6 +308,54 @@ class SkillPolicy(nn.Module):
         write_atomically(folder / CONFIG_FILE, (json.dumps(to_dict(self.config), indent=2) + "\n").encode())
         return folder
 
+    def push_to_hub(
+        self,
+        repo_id: str,
+        *,
+        card: str | Path | None = None,
+        extra: Mapping[str, str | Path] | None = None,
+        tag: str | None = None,
+        private: bool | None = None,
+        token: str | None = None,
+        branch: str | None = None,
+        create_pr: bool = False,
+    ) -> CommitInfo:
+        """Publish this policy on the Hugging Face Hub in one commit, and compare what comes back bit for bit.
+
+        Where the Hub has all of it already, nothing is committed.
+
+        Args:
+            repo_id: `owner/name`, made if absent.
+            card: Model card as text, or the file (a Path) that holds it; default: one made from the policy, unless the
+                card on the Hub was edited by hand, which then stays.
+            extra: Further files, path in the repository -> file. A `results.json` goes into the card too, and a
+                `skill_map.png` and a `replay.mp4` are shown in it.
+            tag: Name for the commit, which the card then loads; one that names another policy is refused.
+            private: Of a repository that this makes; None: the owner's default. One that is otherwise is refused.
+            token: Default: the one of `hf auth login`, or HF_TOKEN.
+            branch: Default: main; made if absent.
+            create_pr: Open a pull request instead of committing to main.
+
+        Returns:
+            The commit (`oid`, `commit_url`, `pr_url`), or the present one where nothing had changed.
+
+        Raises:
+            SkillPolicyHubError: nothing was pushed, unless the message says so; it also says what to do.
+        """
+        from didi_gym.publishing import push_policy
+
+        return push_policy(
+            self,
+            repo_id,
+            card=card,
+            extra=extra,
+            tag=tag,
+            private=private,
+            token=token,
+            branch=branch,
+            create_pr=create_pr,
+        ).commit
+
     @classmethod
     def from_pretrained(
         cls,
@@ -309,10 +370,17 @@ class SkillPolicy(nn.Module):
     ) -> SkillPolicy:
         """Load a skill policy from a bundled name, a folder, or the Hugging Face Hub (`owner/name[@revision]`).
 
-        Only a Hub id touches the network. Loading is strict, and only safetensors are ever read.
+        Only a Hub id touches the network, for one commit with all files, which `commit_hash` tells; a commit that is in
+        the cache costs no request. Loading is strict, and only safetensors are ever read.
 
         Args:
+            revision: On the Hub: a branch, a tag, `refs/pr/1` or a commit, which alone always means the same weights.
+                Default: the branch main.
             device: "auto" takes a GPU where there is one.
+            token: For private and gated models; default: the one of `hf auth login`, or HF_TOKEN.
+            cache_dir: Where downloads are kept; default: the Hub client's cache.
+            local_files_only: Take what is in the cache, without a network.
+            force_download: Fetch the files again, e.g. where the cache is damaged.
 
         Raises:
             SkillPolicyHubError: nothing there, or not a readable skill policy; the message says what to do.
@@ -325,10 +393,11 @@ class SkillPolicy(nn.Module):
             local_files_only=local_files_only,
             force_download=force_download,
         )
-        policy = cls(_read_config(folder))
+        config = _read_config(folder)
         try:
-            load_weights(policy, load_tensors(folder / WEIGHTS_FILE))
-            if (folder / TRAINING_FILE).is_file() and policy.config.consistency == "dynamics":
+            policy = load_network(lambda: cls(config), folder / WEIGHTS_FILE)
+            _require_sound(policy, folder / WEIGHTS_FILE)
+            if os.path.lexists(folder / TRAINING_FILE) and config.consistency == "dynamics":
                 policy.attach_dynamics(DynamicsEnsemble.from_training(folder / TRAINING_FILE, policy.config))
         except SafeFileError as error:
             raise hub.SkillPolicyHubError(str(error)) from error
@@ -344,21 +413,33 @@ def pick_device(device: str | torch.device) -> torch.device:
     return torch.device(device)
 
 
+def _require_sound(policy: SkillPolicy, path: Path) -> None:
+    """Raise SafeFileError for finite weights that no policy can have."""
+    if not (policy.normalizer.scale > 0).all():
+        raise SafeFileError(f"{path} is damaged: normalizer.scale must be positive; fetch or write it again")
+    if not (policy.low <= policy.high).all():
+        raise SafeFileError(f"{path} is damaged: action bounds low exceed high; fetch or write it again")
+
+
 def _read_config(folder: Path) -> PolicyConfig:
     """Read `config.json` strictly; the format is checked first, since a newer one may hold unknown keys."""
     path = folder / CONFIG_FILE
-    if not path.is_file():
+    if not os.path.lexists(path):
         raise hub.SkillPolicyHubError(f"{folder} is no skill policy: it has no {CONFIG_FILE}")
     try:
-        data = json.loads(path.read_text())
+        data = parse_json(read_plain(path, MEGABYTE))
         if not isinstance(data, dict) or data.get("model_type") != "didi":
             raise ValueError('it does not say "model_type": "didi"')
-        default = PolicyConfig.__dataclass_fields__["format_version"].default
-        if not isinstance(data.get("format_version"), int) or data["format_version"] > default:
+        version = data.get("format_version")
+        if type(version) is not int or version < 1:
+            raise ValueError(f"format_version must be a number from 1 on, got {version!r}")
+        if version > FORMAT_VERSION:
             raise hub.SkillPolicyHubError(
-                f"{path}: format_version {data.get('format_version')} is newer than this didi_gym reads ({default}); "
-                f"upgrade with: pip install -U didi-gym"
+                f"{path}: format_version {in_short(str(version))} is newer than this didi_gym reads "
+                f"({FORMAT_VERSION}); upgrade with: pip install -U didi-gym"
             )
         return from_dict(PolicyConfig, data)
-    except (ValueError, UnicodeDecodeError, RecursionError) as error:
-        raise hub.SkillPolicyHubError(f"{path} is no skill policy configuration: {error}") from error
+    except SafeFileError as error:
+        raise hub.SkillPolicyHubError(str(error)) from error
+    except ValueError as error:
+        raise hub.SkillPolicyHubError(f"{path} is no skill policy configuration: {in_short(error)}") from error

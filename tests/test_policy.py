@@ -315,7 +315,7 @@ def test_a_damaged_folder_is_an_error_that_says_why(tmp_path, damage, monkeypatc
         ("no-such-policy", "neither a folder, nor a bundled policy"),
         ("./nowhere", "neither a folder"),
         ("a/b/c", "neither a folder"),
-        ("owner/name", "could not fetch 'owner/name'"),
+        ("owner/name", "owner/name .* is not in the cache"),
     ],
 )
 def test_a_name_that_leads_nowhere_says_what_was_tried(name, words):
