@@ -45,12 +45,19 @@ An agent is of use only with the skills that it was trained on. `save_agent` nam
     >>> agent.get_vec_normalize_env().save("runs/normalize.pkl")  # where there is one
     >>> env = VecNormalize.load("runs/normalize.pkl", make_vec_env("HalfCheetah-v5", "my-skills", discount=0.99))
     >>> agent = load_agent(SAC, "runs/cheetah.zip", env)  # without VecNormalize the environment is made again
+
+On the Hugging Face Hub an agent names its skill policy by id, commit and hash. SB3's zips are pickles, which run code
+when they are opened, so loading one from there asks for trust in its owner:
+
+    >>> push_agent_to_hub(agent, "owner/cheetah-sac")
+    >>> agent = load_agent_from_hub(SAC, "owner/cheetah-sac", trust=True)
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from didi_gym.sb3.agent_hub import load_agent_from_hub, push_agent_to_hub
 from didi_gym.sb3.agents import SkillPolicyMismatch, load_agent, policy_sha256, save_agent
 from didi_gym.sb3.envs import make_vec_env
 from didi_gym.sb3.features import RelativeGoalExtractor
@@ -76,8 +83,10 @@ __all__ = [
     "SkillReplayBuffer",
     "SkillRolloutBuffer",
     "load_agent",
+    "load_agent_from_hub",
     "make_vec_env",
     "policy_sha256",
+    "push_agent_to_hub",
     "save_agent",
 ]
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -18,6 +19,7 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import VecEnv, VecEnvWrapper, VecMonitor
 
+from didi_gym.files import MEGABYTE, in_short, parse_json, read_plain
 from didi_gym.sb3.envs import make_vec_env
 from didi_gym.tensors import write_atomically
 from didi_gym.version import __version__
@@ -92,16 +94,7 @@ def save_agent(agent: BaseAlgorithm, path: str | Path) -> Path:
     Raises:
         ValueError: the agent has no environment, or one that runs no skills.
     """
-    env = agent.get_env()
-    if env is None:
-        raise ValueError("the agent has no environment, which knows its skill policy; call agent.set_env(env) first")
-    record = {
-        "format_version": FORMAT_VERSION,
-        "didi_gym_version": __version__,
-        "algorithm": type(agent).__name__,
-        **_describe_skills(env),
-        "env_spec": _describe_env(env),
-    }
+    record = describe_agent(agent)
     sidecar = sidecar_path(path)
     sidecar.parent.mkdir(parents=True, exist_ok=True)
     agent.save(path)
@@ -129,7 +122,7 @@ def load_agent(algorithm: type[Agent], path: str | Path, env: gym.Env | VecEnv |
         FileNotFoundError: no `.skills.json` beside the zip.
         ValueError: a damaged or newer one, another algorithm, an environment without skills, or no environment at all.
     """
-    record = _read(sidecar_path(path))
+    record = read_record(sidecar_path(path))
     if record["algorithm"] != algorithm.__name__:
         raise ValueError(
             f"{path} holds a {record['algorithm']} agent, got the class {algorithm.__name__}; call "
@@ -137,14 +130,39 @@ def load_agent(algorithm: type[Agent], path: str | Path, env: gym.Env | VecEnv |
         )
     made = None
     if env is None:
-        env = made = _make_env(record, path)
+        if record["env_spec"] is None:
+            raise ValueError(f"{sidecar_path(path)} does not say how to make the agent's environment; pass env=")
+        env = made = make_recorded_env(record["env_spec"])
     try:
-        _check_same_skills(record, _describe_skills(env), path)
+        require_same_skills(record, env, path)
         return algorithm.load(path, env=env, **kwargs)
     except Exception:
         if made is not None:
             made.close()
         raise
+
+
+def describe_agent(agent: BaseAlgorithm) -> dict[str, Any]:
+    """What `save_agent` writes beside the zip; JSON.
+
+    Raises:
+        ValueError: the agent has no environment, or one that runs no skills.
+    """
+    env = agent.get_env()
+    if env is None:
+        raise ValueError("the agent has no environment, which knows its skill policy; call agent.set_env(env) first")
+    return {
+        "format_version": FORMAT_VERSION,
+        "didi_gym_version": __version__,
+        "algorithm": type(agent).__name__,
+        **_describe_skills(env),
+        "env_spec": _describe_env(env),
+    }
+
+
+def policy_of(env: gym.Env | VecEnv) -> SkillPolicy:
+    """The skill policy that an environment runs."""
+    return _attribute(env, "policy")
 
 
 def sidecar_path(path: str | Path) -> Path:
@@ -196,11 +214,17 @@ def _describe_env(env: VecEnv) -> dict[str, Any] | None:
         return None
 
 
-def _make_env(record: dict[str, Any], path: str | Path) -> gym.Env | VecEnv:
-    """The recorded environment, with a Monitor inside the skills, as `make_vec_env` has: it counts low-level steps."""
-    if record["env_spec"] is None:
-        raise ValueError(f"{sidecar_path(path)} does not say how to make the agent's environment; pass env=")
-    spec = EnvSpec.from_json(json.dumps(record["env_spec"]))
+def make_recorded_env(recorded: dict[str, Any], policy: SkillPolicy | None = None) -> gym.Env | VecEnv:
+    """The recorded environment, with a Monitor inside the skills, as `make_vec_env` has: it counts low-level steps.
+
+    Args:
+        policy: Runs in place of the one that is named in the specification.
+    """
+    spec = EnvSpec.from_json(json.dumps(recorded))
+    if policy is not None:
+        for settings in (spec.kwargs, *(wrapper.kwargs or {} for wrapper in spec.additional_wrappers)):
+            if "policy" in settings:
+                settings["policy"] = policy
     wrappers = spec.additional_wrappers
     if spec.entry_point == MAKE_REGISTERED and not wrappers:
         return make_vec_env(**spec.kwargs)
@@ -219,20 +243,26 @@ def _make_env(record: dict[str, Any], path: str | Path) -> gym.Env | VecEnv:
     return env
 
 
-def _read(path: Path) -> dict[str, Any]:
-    if not path.is_file():
+def read_record(path: Path) -> dict[str, Any]:
+    """Read what `describe_agent` said.
+
+    Raises:
+        FileNotFoundError, ValueError: absent, damaged or newer.
+    """
+    if not os.path.lexists(path):
         raise FileNotFoundError(
             f"{path} is missing: expected the file that save_agent writes beside the zip, which names the agent's "
             "skills. If you know that the environment's are the same, load the zip with algorithm.load(path, env=env) "
             "and save it again with save_agent"
         )
     try:
-        record = json.loads(path.read_text())
+        record = parse_json(read_plain(path, MEGABYTE))
         version = int(record["format_version"])
         if version <= FORMAT_VERSION and (missing := RECORDED - record.keys()):
             raise ValueError(f"it lacks {', '.join(sorted(missing))}")
     except (ValueError, TypeError, KeyError) as error:
-        raise ValueError(f"{path} is damaged or not a file of save_agent ({error}); save the agent again") from error
+        reason = in_short(error)
+        raise ValueError(f"{path} is damaged or not a file of save_agent ({reason}); save the agent again") from error
     if version > FORMAT_VERSION:
         raise ValueError(
             f"{path}: format_version {version} is newer than this didi_gym reads ({FORMAT_VERSION}); upgrade with: "
@@ -241,8 +271,9 @@ def _read(path: Path) -> dict[str, Any]:
     return record
 
 
-def _check_same_skills(record: dict[str, Any], ours: dict[str, Any], path: str | Path) -> None:
-    differences = []
+def require_same_skills(record: dict[str, Any], env: gym.Env | VecEnv, path: str | Path) -> None:
+    """Raise SkillPolicyMismatch where `env` runs other skills than an agent's record names."""
+    ours, differences = _describe_skills(env), []
     if record["policy"]["sha256"] != ours["policy"]["sha256"]:
         differences.append(f"the policy {_name(record['policy'])}, got {_name(ours['policy'])}")
     for key in ("skill_durations", "action_space"):
