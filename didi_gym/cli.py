@@ -1,9 +1,9 @@
-"""The command line: `didi-gym data | train | evaluate | list`."""
+"""The command line: `didi-gym data | train | evaluate | hub`."""
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -15,7 +15,7 @@ import tyro
 from didi_gym.collect.commands import DATA
 from didi_gym.config import DynamicsConfig, PriorConfig, SkillConfig
 from didi_gym.data import DatasetError
-from didi_gym.hub import list_pretrained
+from didi_gym.hub_commands import HUB, List, list_policies
 
 if TYPE_CHECKING:
     import numpy as np
@@ -29,7 +29,11 @@ _USAGE = """didi-gym: pretrained skills for reinforcement learning
   didi-gym data from-agents --env ID --agents DIR the same, from a folder of behaviour policies
   didi-gym train --dataset ID --output DIR        learn a skill policy from any Minari data set
   didi-gym evaluate POLICY                        roll skills out in the simulator: metrics, picture, video
-  didi-gym list                                   skill policies that come with this installation
+  didi-gym hub list                               skill policies that come with this installation (or: didi-gym list)
+  didi-gym hub info NAME                          what a policy reads, does and scores; NAME may be a Hub id
+  didi-gym hub pull OWNER/NAME [--pin]            fetch it into the cache; --pin prints OWNER/NAME@COMMIT to paste
+  didi-gym hub push FOLDER OWNER/NAME             publish a policy folder in one commit, and read it back
+  didi-gym data upload DATASET hf://OWNER         publish a data set; train --dataset hf://... --download fetches it
 
 Add --help to any of them."""
 
@@ -221,16 +225,17 @@ def run(arguments: Sequence[str]) -> None:
     """Run one command; errors a user can mend are raised as exceptions with a sentence."""
     command, rest = (arguments[0] if arguments else "--help"), list(arguments[1:])
     asks_help = rest[:1] in (["--help"], ["-h"])
+    groups: dict[str, dict[str, tuple[type, Callable[[Any], None]]]] = {"data": DATA, "hub": HUB}
     if command == "train":
         train(tyro.cli(Train, args=rest, prog="didi-gym train"))
     elif command == "evaluate":
         evaluate(tyro.cli(Evaluate, args=rest, prog="didi-gym evaluate"))
     elif command == "list" and not rest:
-        print("\n".join(list_pretrained()))
-    elif command == "data" and rest and rest[0] in DATA:
-        settings, function = DATA[rest[0]]
-        function(tyro.cli(settings, args=rest[1:], prog=f"didi-gym data {rest[0]}"))
-    elif command in ("--help", "-h") or (command in ("data", "list") and asks_help):
+        list_policies(List())
+    elif command in groups and rest and rest[0] in groups[command]:
+        settings, function = groups[command][rest[0]]
+        function(tyro.cli(settings, args=rest[1:], prog=f"didi-gym {command} {rest[0]}"))
+    elif command in ("--help", "-h") or (command in ("list", *groups) and asks_help):
         print(_USAGE)
     else:
         raise SystemExit(f"didi-gym: no command {' '.join(arguments[:2])!r}\n\n{_USAGE}")

@@ -193,7 +193,8 @@ class TrajectoryDataset:
         """Load a Minari data set.
 
         Args:
-            dataset_id: A local id such as `didi/ant-directions-v0`, or any that Minari can download.
+            dataset_id: A local id such as `didi/ant-directions-v0`, any that Minari can download, or one on the Hub
+                with its owner, `hf://owner/namespace/name-v0`.
             keys: Keys of a Dict observation to join. Default: what the data set says of itself, else `observation`,
                 else all.
             indices: Which numbers of the (joined) observation to keep as the state. Default: all.
@@ -203,10 +204,12 @@ class TrajectoryDataset:
         Raises:
             DatasetError: not found, or not usable: which episode and field, and why.
         """
-        import minari
+        from didi_gym.remote import RemoteDataError, load_minari
 
         try:
-            dataset = minari.load_dataset(dataset_id, download=download)
+            dataset = load_minari(dataset_id, download=download)
+        except RemoteDataError as error:
+            raise DatasetError(str(error)) from error
         except (FileNotFoundError, ValueError, KeyError) as error:
             raise DatasetError(
                 f"no Minari data set {dataset_id!r} on this disk ({error}); make it with `didi-gym data`, or fetch it "

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from minari.data_collector import EpisodeBuffer
 
-from didi_gym import cli, training
+from didi_gym import cli, hub_commands, training
 from didi_gym.checkpoints import TrainingState
 from didi_gym.config import DynamicsConfig, PriorConfig, SkillConfig
 from didi_gym.data import TrajectoryDataset
@@ -183,7 +183,7 @@ def test_a_data_set_recorded_with_a_window_open_does_not_open_one(tmp_path, monk
 
 
 def test_list_names_the_policies_that_come_with_the_installation(monkeypatch, capsys):
-    monkeypatch.setattr(cli, "list_pretrained", lambda: ["ant", "point"])
+    monkeypatch.setattr(hub_commands, "list_pretrained", lambda: ["ant", "point"])
     cli.run(["list"])
     assert capsys.readouterr().out == "ant\npoint\n"
 

@@ -15,17 +15,17 @@ import didi_gym
 
 PACKAGE = Path(didi_gym.__file__).parent
 ROWS = [  # a module imports only from the rows above its own; a subpackage also from itself
-    ["version", "skills", "rewards", "tensors", "progress", "ids"],
-    ["config"],
-    ["frames", "networks", "hub", "checkpoints"],
+    ["version", "skills", "rewards", "files", "progress", "ids"],
+    ["config", "tensors", "hub_client"],
+    ["frames", "networks", "hub", "checkpoints", "remote", "recipes"],
     ["normalization", "diffusion", "dynamics", "discriminator", "data", "engines"],
     ["policy", "losses", "execution", "assignment"],
-    ["matching", "loops"],
-    ["planner", "anchor"],
+    ["matching", "loops", "cards"],
+    ["planner", "anchor", "publishing"],
     ["training", "wrappers"],
     ["registration", "plots", "collect", "metrics", "drawing"],
     ["simulation", "video", "sb3"],
-    ["evaluation"],
+    ["evaluation", "hub_commands"],
     ["cli"],
     ["__main__"],
 ]

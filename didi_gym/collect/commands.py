@@ -84,6 +84,20 @@ class FromAgents:
     """Replace a data set of that id."""
 
 
+@dataclass(frozen=True)
+class Upload:
+    """Store a data set of this disk on the Hugging Face Hub, through Minari.
+
+    `didi-gym train --dataset hf://OWNER/DATASET --download` fetches it. It needs a token with write access:
+    `hf auth login`, or HF_TOKEN.
+    """
+
+    dataset: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="DATASET")]
+    """Local id, e.g. didi/ant-directions-v0."""
+    remote: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="hf://OWNER")]
+    """Whose it will be, e.g. hf://me."""
+
+
 def collect_ant(args: AntDirections) -> None:
     from didi_gym.collect.ant import collect_ant_directions
 
@@ -110,8 +124,16 @@ def collect_agents(args: FromAgents) -> None:
     print(f"{table(read_labels(name).behaviours)}\nData set {name}. Next: didi-gym train --dataset {name} --output DIR")
 
 
+def upload(args: Upload) -> None:
+    from didi_gym.remote import upload_dataset
+
+    name = upload_dataset(args.dataset, args.remote)
+    print(f"Data set {name}. Next, anywhere: didi-gym train --dataset {name} --download --output DIR")
+
+
 DATA: dict[str, tuple[type, Callable[[Any], None]]] = {
     "ant-directions": (AntDirections, collect_ant),
     "pointmaze-medium": (PointMazeMedium, collect_pointmaze),
     "from-agents": (FromAgents, collect_agents),
+    "upload": (Upload, upload),
 }
