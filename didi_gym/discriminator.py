@@ -80,9 +80,9 @@ class WindowClassifier(nn.Module):
     def __init__(self, config: SkillConfig, layout: Layout, action_dim: int) -> None:
         super().__init__()
         assert config.horizon is not None, "training fills in the horizon that the data suggests"
-        self.times = torch.linspace(0, config.horizon - 1, config.feature_times + 1).round().long().tolist()
+        self.times = torch.linspace(0, config.horizon - 1, config.feature_times + 1, device="cpu").round().long().tolist()
         self.noise = config.feature_noise
-        self.register_buffer("inputs", torch.tensor(layout.policy_inputs), persistent=False)
+        self.register_buffer("inputs", torch.tensor(layout.policy_inputs, device="cpu"), persistent=False)
         width, seen = config.discriminator_width, len(layout.policy_inputs) + action_dim
         self.register_buffer("center", torch.zeros(seen))
         self.register_buffer("scale", torch.ones(seen))
