@@ -1,0 +1,28 @@
+"""Rivals and ablations of the method, one function each: a `Run` (data, prior, dynamics, seed) to a skill policy."""
+
+from collections.abc import Callable
+
+from didi_gym import SkillPolicy
+from methods.ablations import anchor_only, bc_anchor, didi, no_diversity, no_prior
+from methods.diversity import contrastive, entropy, metra
+from methods.released import released
+from methods.run import Run
+from methods.untrained import prior_sampling, random_skills
+from methods.vae import vae
+
+METHODS: dict[str, Callable[[Run], SkillPolicy]] = {
+    "didi": didi,
+    "no-prior": no_prior,
+    "no-diversity": no_diversity,
+    "anchor-only": anchor_only,
+    "bc-anchor": bc_anchor,
+    "vae": vae,
+    "released": released,
+    "prior-sampling": prior_sampling,
+    "random-skills": random_skills,
+    "contrastive": contrastive,
+    "metra": metra,
+    "entropy": entropy,
+}
+
+__all__ = ["METHODS", "Run"]
