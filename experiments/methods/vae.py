@@ -27,8 +27,8 @@ def vae(run: Run, kl_weight: float = _KL_WEIGHT, plan_length: int | None = _PLAN
     Continuous: a Gaussian code x, prior N(0, I), and z = `squash(x)`, which makes z uniform in the ball under the
     prior, as skills are drawn. Discrete: a categorical code, straight-through. With a heading, the encoder sees the
     window in a world turned at random, as the method's discriminator does, and z turns back with it.
-    It needs neither prior nor dynamics model, so it is given their gradient steps beside those of the skills; where the
-    run's skills are anchored in the data, the steps and batches of the anchor.
+    It needs neither prior nor dynamics model, so it is given the dynamics model's gradient steps beside those of the
+    skills; where the run's skills are anchored in the data, the steps and batches of the anchor.
 
     Tuned on seed 0 in trials of 800 to 1,200 steps: KL weights .01, .001 and .0001 (on the ant the code carries less
     than .001, .02 and 1.9 nats; .001 and .0001 do as well on the point), and feedback against chunks (weight .001: the
@@ -36,7 +36,7 @@ def vae(run: Run, kl_weight: float = _KL_WEIGHT, plan_length: int | None = _PLAN
     """
     config, layout = run.skills, run.dataset.layout
     space, batches = config.skill_space, run.batches()
-    steps, batch = config.steps + run.config.prior.steps + run.config.dynamics.steps, config.batch_size
+    steps, batch = config.steps + run.config.dynamics.steps, config.batch_size
     if config.is_anchored:
         steps, batch = config.anchor.scout_steps + config.anchor.steps, config.anchor.batch_size
     torch.manual_seed(run.seed)
