@@ -1,4 +1,4 @@
-# make demo | test | lint | clean. Everything is installed into .venv; PYTHON is the interpreter that creates it.
+# make demo | test | lint | paper-tables | clean. Everything is installed into .venv; PYTHON is the interpreter that creates it.
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
@@ -8,12 +8,13 @@ PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check
 OMP_NUM_THREADS ?= 1
 export OMP_NUM_THREADS
 
-.PHONY: help demo test lint clean
+.PHONY: help demo test lint paper-tables clean
 
 help:
 	@echo "make demo   train, evaluate and use skills in a few minutes"
 	@echo "make test   run the tests"
 	@echo "make lint   check format, lint and types"
+	@echo "make paper-tables  write docs/results.md and its pictures from the committed tables"
 	@echo "make clean  remove the virtual environment and all caches"
 
 demo: $(VENV)/.demo-installed
@@ -26,6 +27,9 @@ lint: $(VENV)/.dev-installed
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+
+paper-tables: $(VENV)/.dev-installed
+	$(BIN)/python experiments/tables.py
 
 clean:
 	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
