@@ -27,6 +27,7 @@ from didi_gym.progress import progress as progress_bar
 from didi_gym.skills import SkillSpace
 
 _CHUNK = 8192  # steps judged at a time
+_OF_TUNING = ("weight", "tuning_steps", "tuning_rate", "residual_target")  # settings that these stages do not read
 
 
 @dataclass(frozen=True)
@@ -119,7 +120,8 @@ def _imitate(
 
     network = {"width": config.width, "depth": config.depth, "plan_length": policy.config.actions_per_plan}
     run = {"data": batches.dataset.fingerprint(), "horizon": horizon, "seed": seed, "skills": config.skill_space.size}
-    identity = {**run, **network, **to_dict(anchor)}
+    own = {name: value for name, value in to_dict(anchor).items() if name not in _OF_TUNING}
+    identity = {**run, **network, **own}
     checkpoint = None if checkpoints is None else checkpoints / f"{stage}.safetensors"
     state = TrainingState(policy, anchor.learning_rate, anchor.ema_decay, seed, identity, checkpoint)
     optimize(stage, state, loss, steps, anchor.learning_rate, progress)

@@ -24,7 +24,8 @@ def didi(run: Run) -> SkillPolicy:
 
 def no_prior(run: Run) -> SkillPolicy:
     """Diversity alone: the guidance weight is zero, and stays there."""
-    return _train(run, replace(run.skills, guidance_weight=0.0, residual_target=0.0))
+    anchor = replace(run.skills.anchor, residual_target=0.0)
+    return _train(run, replace(run.skills, guidance_weight=0.0, residual_target=0.0, anchor=anchor))
 
 
 def no_diversity(run: Run) -> SkillPolicy:
@@ -63,7 +64,7 @@ def _anchored(run: Run) -> Anchored:
     config = Run.load(run.dataset, run.folder, run.seed).skills
     settings: dict[str, Any] = {"horizon": run.horizon, "seed": run.seed, "progress": run.progress}
     with tempfile.TemporaryDirectory() as copies:
-        for stage in ("scout", "anchor"):
+        for stage in ("scout", "anchor", "classifier"):
             file = run.folder / "checkpoints" / f"{stage}.safetensors"
             if file.is_file():
                 shutil.copy(file, copies)
