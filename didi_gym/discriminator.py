@@ -80,7 +80,8 @@ class WindowClassifier(nn.Module):
     def __init__(self, config: SkillConfig, layout: Layout, action_dim: int) -> None:
         super().__init__()
         assert config.horizon is not None, "training fills in the horizon that the data suggests"
-        self.times = torch.linspace(0, config.horizon - 1, config.feature_times + 1, device="cpu").round().long().tolist()
+        times = torch.linspace(0, config.horizon - 1, config.feature_times + 1, device="cpu")
+        self.times = times.round().long().tolist()
         self.noise = config.feature_noise
         self.register_buffer("inputs", torch.tensor(layout.policy_inputs, device="cpu"), persistent=False)
         width, seen = config.discriminator_width, len(layout.policy_inputs) + action_dim
