@@ -9,6 +9,7 @@ from __future__ import annotations
 import copy
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -115,10 +116,12 @@ def _imitate(
     policy = build_policy(batches, config, horizon, space_of(assignment))
 
     def loss(generator: torch.Generator, _: dict[str, float]) -> tuple[Tensor, Metrics]:
-        length = policy.config.actions_per_plan
         return anchor_loss(policy, *draw_own(batches, assignment, anchor.batch_size, length, generator))
 
-    network = {"width": config.width, "depth": config.depth, "plan_length": policy.config.actions_per_plan}
+    length = policy.config.actions_per_plan
+    network: dict[str, Any] = {"width": config.width, "depth": config.depth, "plan_length": length}
+    if config.network == "unet":
+        network = {"unet": to_dict(config.unet), "plan_length": length}
     run = {"data": batches.dataset.fingerprint(), "horizon": horizon, "seed": seed, "skills": config.skill_space.size}
     own = {name: value for name, value in to_dict(anchor).items() if name not in _OF_TUNING}
     identity = {**run, **network, **own}

@@ -40,6 +40,9 @@ class TrainingState(Generic[Module]):
         self.module = module
         device = next(module.parameters()).device
         self.average = AveragedModel(module, multi_avg_fn=get_ema_multi_avg_fn(ema_decay))
+        self._averages: list[Tensor] = list(self.average.module.parameters())
+        self._weights: list[Tensor] = list(module.parameters())
+        self._ema_decay = ema_decay
         self.optimizer = torch.optim.Adam(module.parameters(), lr=learning_rate, fused=True)
         self.generator = torch.Generator(device).manual_seed(seed)
         self.step = 0
@@ -51,8 +54,13 @@ class TrainingState(Generic[Module]):
         if checkpoint is not None and checkpoint.is_file():
             self._restore(checkpoint)
 
+    @torch.no_grad()
     def finish_step(self) -> None:
-        self.average.update_parameters(self.module)
+        if self.step == 0:
+            self.average.update_parameters(self.module)  # copies
+        else:  # what it would do, without its lists made anew and its wait for the device
+            torch._foreach_lerp_(self._averages, self._weights, 1 - self._ema_decay)
+            self.average.n_averaged += 1
         self.step += 1
 
     def log(self, metrics: dict[str, float]) -> None:

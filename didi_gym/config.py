@@ -132,6 +132,22 @@ class Layout:
 
 
 @dataclass(frozen=True)
+class UNetConfig:
+    """Sizes of a temporal U-Net, where that is the network; as in DIDI's released code."""
+
+    channels: int = 32
+    """Channels that the multipliers multiply, and size of the embedded condition."""
+    multipliers: tuple[int, ...] = (1, 4, 8)
+    """One for each level. Between levels the horizon is halved, so each further one more than doubles how far a step
+    sees: three see 141 steps to either side."""
+
+    def __post_init__(self) -> None:
+        require_positive(self, "channels")
+        if not self.multipliers or min(self.multipliers) < 1:
+            raise ValueError(f"multipliers must name at least one positive number, got {self.multipliers}")
+
+
+@dataclass(frozen=True)
 class PriorConfig:
     """Settings of the diffusion prior over trajectories."""
 
@@ -140,9 +156,12 @@ class PriorConfig:
     batch_size: int = 128
     learning_rate: float = 1e-3
     """Peak of a cosine schedule that ends at zero."""
+    network: Literal["mlp", "unet"] = "mlp"
+    """The denoiser: `mlp`, over the whole trajectory at once; `unet`, the paper's, slower by far."""
     width: int = 320
     depth: int = 3
-    """Residual blocks of the denoiser."""
+    """Residual blocks of the MLP."""
+    unet: UNetConfig = field(default_factory=UNetConfig)
     diffusion_steps: int = 100
     """Noise levels T of the cosine schedule."""
     ema_decay: float = 0.995
@@ -236,8 +255,11 @@ class SkillConfig:
     steps: int = 2_500
     batch_size: int = 128
     learning_rate: float = 1e-3
+    network: Literal["mlp", "unet"] = "mlp"
+    """The policy's: see `PriorConfig.network`."""
     width: int = 256
     depth: int = 3
+    unet: UNetConfig = field(default_factory=UNetConfig)
     plans: tuple[int, ...] = (8, 4, 2, 1)
     """Plans that make up one trajectory in training, drawn from these per batch: plans are trained as they are
     executed, each to its first part. 1 is the paper's single pass; `consistency="joint"` always has one."""
@@ -311,6 +333,9 @@ class PolicyConfig:
     """Actions emitted by one pass of the network: the whole horizon where None (the paper's form), 1 for a feedback
     policy a = pi(observation, z)."""
     consistency: Literal["dynamics", "joint"] = "dynamics"
+    network: Literal["mlp", "unet"] = "mlp"
+    """`mlp`: of `width` and `depth`; `unet`: the paper's temporal U-Net, of the sizes in `unet`."""
+    unet: UNetConfig = field(default_factory=UNetConfig)
     discrete_actions: bool = False
     """The environment's actions are `Discrete(action_dim)`: of an action's numbers, the largest names what is done."""
     dataset_id: str | None = None

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from didi_gym.config import PriorConfig
 from didi_gym.networks import ResidualMLP, time_embedding
+from didi_gym.unet import TemporalUNet
 
 _TIME_DIM = 32
 _CLAMP = 1.25  # estimates of x0 beyond this lie outside all data, which is normalised to about [-1, 1]
@@ -47,8 +48,12 @@ class DiffusionPrior(nn.Module):
         super().__init__()
         self.horizon, self.state_dim, self.action_dim = horizon, state_dim, action_dim
         self.schedule = NoiseSchedule(config.diffusion_steps)
-        size = horizon * (state_dim + action_dim)
-        self.denoiser = ResidualMLP(size, size, _TIME_DIM + state_dim, config.width, config.depth)
+        dim, condition_dim = state_dim + action_dim, _TIME_DIM + state_dim
+        self.denoiser: nn.Module
+        if config.network == "unet":
+            self.denoiser = TemporalUNet(horizon, dim, dim, condition_dim, config.unet)
+        else:
+            self.denoiser = ResidualMLP(horizon * dim, horizon * dim, condition_dim, config.width, config.depth)
 
     def pin(self, trajectory: Tensor, first: Tensor) -> Tensor:
         """The trajectory with its first observation replaced by `first` `(batch, state_dim)`."""

@@ -2,9 +2,9 @@
 
 | engine | for | precision |
 |---|---|---|
-| `NumpyEngine` | a CPU, above all few rows | float32 |
-| `TorchEngine` | any device | float32, or bfloat16 in the network |
-| `CpuEngine` | a CPU: numpy, and torch for more rows than numpy was measured with | float32 |
+| `NumpyEngine` | MLPs on a CPU, above all few rows | float32 |
+| `TorchEngine` | any device and network | float32, or bfloat16 in the network |
+| `CpuEngine` | MLPs on a CPU: numpy, and torch for more rows than numpy was measured with | float32 |
 | `CudaGraphEngine` | a GPU | as `TorchEngine` |
 | `RowEngine` | plans that must not depend on what else is in the batch | float32, row by row |
 
@@ -60,16 +60,18 @@ def make_engine(
     """What `SkillPolicy.engine` returns; see there."""
     if name not in get_args(EngineName):
         raise ValueError(f"engine: expected one of {', '.join(map(repr, get_args(EngineName)))}, got {name!r}")
-    low_precision = _low_precision(dtype)
+    low_precision, is_mlp = _low_precision(dtype), policy.config.network == "mlp"
+    if name == "numpy" and not is_mlp:
+        raise ValueError("the numpy engine is for MLPs, and this policy is a U-Net; use 'auto' or 'torch'")
     if batch_invariant:
         if name not in ("auto", "numpy") or low_precision is not None:
             raise ValueError(
-                f"batch_invariant=True plans row by row in numpy and float32, got engine {name!r} and dtype {dtype}; "
+                f"batch_invariant=True plans row by row on the CPU in float32, got engine {name!r} and dtype {dtype}; "
                 f"leave both out"
             )
         return RowEngine(policy)
     if name == "auto":
-        if policy.device.type == "cpu" and low_precision is None:
+        if policy.device.type == "cpu" and low_precision is None and is_mlp:
             return CpuEngine(policy)
         name = "cuda-graph" if policy.device.type == "cuda" else "torch"
     if name == "numpy":
@@ -184,6 +186,13 @@ class TorchEngine:
             joined = torch.from_numpy(np.concatenate((inputs, skills), axis=1)).to(self._policy.device)
             return self._policy.emit(joined, steps).cpu().numpy()
 
+    def rows(self, inputs: np.ndarray, skills: np.ndarray, steps: int) -> np.ndarray:
+        """As calling the engine, with each row computed alone."""
+        plans = np.empty((len(inputs), steps, self._policy.config.action_dim), np.float32)
+        for i in range(len(plans)):
+            plans[i] = self(inputs[i : i + 1], skills[i : i + 1], steps)[0]
+        return plans
+
 
 class CpuEngine:
     """Numpy up to the batch size to which it was measured to be faster, then torch."""
@@ -196,13 +205,17 @@ class CpuEngine:
 
 
 class RowEngine:
-    """Plans each row alone: a plan for n environments is, bit for bit, n plans for one, on whatever device."""
+    """Plans each row alone: a plan for n environments is, bit for bit, n plans for one, on whatever device.
+
+    In numpy for MLPs, for U-Nets with a copy of the policy on the CPU.
+    """
 
     def __init__(self, policy: SkillPolicy) -> None:
-        self._numpy = NumpyEngine(policy)
+        is_mlp = policy.config.network == "mlp"
+        self._engine = NumpyEngine(policy) if is_mlp else TorchEngine(copy.deepcopy(policy).cpu())
 
     def __call__(self, inputs: np.ndarray, skills: np.ndarray, steps: int) -> np.ndarray:
-        return self._numpy.rows(inputs, skills, steps)
+        return self._engine.rows(inputs, skills, steps)
 
 
 @dataclass(frozen=True)
@@ -339,7 +352,7 @@ def _rounded(policy: SkillPolicy, dtype: torch.dtype | None) -> SkillPolicy:
     if dtype is None:
         return policy
     policy = copy.deepcopy(policy)
-    policy.net = _Rounded(policy.net, dtype)  # type: ignore[assignment]
+    policy.net = _Rounded(policy.net, dtype)
     return policy
 
 

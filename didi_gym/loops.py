@@ -35,12 +35,25 @@ class Batches:
         self.actions = torch.from_numpy(dataset.actions).to(device)
         self.low = torch.as_tensor(dataset.action_low, device=device)
         self.half = torch.as_tensor((dataset.action_high - dataset.action_low) / 2, device=device).clamp(min=1e-6)
+        self._windows: dict[int, tuple[int, Tensor, Tensor]] = {}  # by horizon
 
     def draw(self, n: int, horizon: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         """States `(n, horizon, state_dim)` in the windows' own frames and actions `(n, horizon, action_dim)`."""
-        count = self.dataset.num_windows(horizon)
-        indices = torch.randint(count, (n,), generator=generator, device=generator.device).cpu().numpy()
-        return self.at(torch.from_numpy(self.dataset.window_starts(indices, horizon)), horizon)
+        if horizon not in self._windows:
+            self._windows[horizon] = self._number_windows(horizon)
+        count, ends, shifts = self._windows[horizon]
+        indices = torch.randint(count, (n,), generator=generator, device=generator.device).to(self.device)
+        return self.at(indices + shifts[torch.searchsorted(ends, indices, right=True)], horizon)
+
+    def _number_windows(self, horizon: int) -> tuple[int, Tensor, Tensor]:
+        """How many windows there are, and by episode: the number after its last, and from a number to the first step.
+
+        It is `TrajectoryDataset.window_starts` as tables on the device, so that a draw costs the same for any data.
+        """
+        counts = np.maximum(self.dataset.lengths - horizon + 1, 0)
+        ends = counts.cumsum()
+        shifts = self.dataset.starts - (ends - counts)
+        return int(counts.sum()), torch.from_numpy(ends).to(self.device), torch.from_numpy(shifts).to(self.device)
 
     def at(self, starts: Tensor, horizon: int) -> tuple[Tensor, Tensor]:
         """The windows that begin at the steps `starts` `(n,)` of the data set, as `draw` gives them."""
@@ -74,6 +87,8 @@ def build_policy(
         replan_every=1,
         width=config.width,
         depth=config.depth,
+        network=config.network,
+        unet=config.unet,
         plan_length=None if plan_length == horizon else plan_length,
         consistency=config.consistency,
         discrete_actions=dataset.discrete_actions,

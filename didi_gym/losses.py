@@ -121,10 +121,10 @@ def guidance_loss(
         noise_range: Diffusion steps as fractions of T.
     """
     t, noise = _draw_noise(prior, trajectories, noise_range, generator)
-    loss = F.mse_loss(trajectories, prior.one_step_estimate(trajectories.detach(), t, noise))
-    with torch.no_grad():
-        data_residual = F.mse_loss(data, prior.one_step_estimate(data, t, noise))
-    return loss, {"guidance/residual": loss, "guidance/ratio": loss / data_residual}
+    both = torch.cat([trajectories.detach(), data])
+    estimate, data_estimate = prior.one_step_estimate(both, t.repeat(2), torch.cat([noise, noise])).chunk(2)
+    loss = F.mse_loss(trajectories, estimate)
+    return loss, {"guidance/residual": loss, "guidance/ratio": loss / F.mse_loss(data, data_estimate)}
 
 
 def _draw_noise(

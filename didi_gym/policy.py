@@ -23,6 +23,7 @@ from didi_gym.networks import ResidualMLP, one_hot_choice
 from didi_gym.normalization import Normalizer
 from didi_gym.skills import SkillSpace
 from didi_gym.tensors import MAX_NUMBERS, load_network, write_atomically, write_tensors
+from didi_gym.unet import TemporalUNet
 
 if TYPE_CHECKING:
     from huggingface_hub import CommitInfo
@@ -66,12 +67,14 @@ class SkillPolicy(nn.Module):
         self._read, self._skill_dim = len(layout.policy_inputs), config.skill_space.skill_dim
         self._frame = HeadingFrame.of(self)
         self._joint = config.consistency == "joint"
-        # joint: states 1..H-1 as changes from the first, then actions; actions come first to be sliced off cheaply
-        self._emitted = config.actions_per_plan * config.action_dim
-        outputs = self._emitted
-        if self._joint:
-            outputs += (config.horizon - 1) * layout.state_dim
-        self.net = ResidualMLP(self._read + self._skill_dim, outputs, self._skill_dim, config.width, config.depth)
+        read, state_dim = self._read + self._skill_dim, layout.state_dim if self._joint else 0
+        self.net: nn.Module
+        if config.network == "unet":
+            dim = config.action_dim + state_dim
+            self.net = TemporalUNet(config.actions_per_plan, read, dim, self._skill_dim, config.unet)
+        else:  # all actions, to be sliced off cheaply, then the states 1..H-1 where it is joint
+            outputs = config.actions_per_plan * config.action_dim + (config.horizon - 1) * state_dim
+            self.net = ResidualMLP(read, outputs, self._skill_dim, config.width, config.depth)
         self.normalizer = Normalizer(layout.state_dim)
         self.register_buffer("low", -torch.ones(config.action_dim))
         self.register_buffer("high", torch.ones(config.action_dim))
@@ -131,12 +134,15 @@ class SkillPolicy(nn.Module):
         """
         config = self.config
         output = self.net(torch.cat([inputs, skills], dim=-1), skills)
-        actions = output[:, : self._emitted].unflatten(1, (config.actions_per_plan, -1))
+        if config.network == "unet":  # a step's action, then its state
+            by_step = output.unflatten(1, (config.actions_per_plan, -1))
+            actions, changes = by_step[..., : config.action_dim], by_step[:, 1:, config.action_dim :]
+        else:
+            emitted = config.actions_per_plan * config.action_dim
+            actions = output[:, :emitted].unflatten(1, (config.actions_per_plan, -1))
+            changes = output[:, emitted:].unflatten(1, (config.horizon - 1, -1)) if self._joint else None
         actions = one_hot_choice(actions, generator) if config.discrete_actions else actions.tanh()
-        if not self._joint:
-            return actions, None
-        changes = output[:, self._emitted :].unflatten(1, (config.horizon - 1, -1))
-        return actions, changes
+        return actions, changes if self._joint else None
 
     def trajectory(
         self,
@@ -234,9 +240,9 @@ class SkillPolicy(nn.Module):
 
         Args:
             name: "numpy", "torch" or "cuda-graph"; "auto" is the one that `plan_actions` uses: numpy on a CPU
-                (torch for many thousands of rows), a CUDA graph on a GPU.
+                (torch for many thousands of rows and for U-Nets), a CUDA graph on a GPU.
             dtype: Arithmetic of the network, "float32" (default) or "bfloat16" (torch and CUDA graphs only).
-            batch_invariant: Plan each row alone, in numpy: slower for many rows, but a row's plan is then the same
+            batch_invariant: Plan each row alone, on the CPU: slower for many rows, but a row's plan is then the same
                 bit for bit whatever else is in the batch, and on whatever device the policy is.
 
         Raises:

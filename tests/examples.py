@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,7 @@ from didi_gym.config import (
     PolicyConfig,
     PriorConfig,
     SkillConfig,
+    UNetConfig,
 )
 from didi_gym.data import TrajectoryDataset
 from didi_gym.policy import SkillPolicy
@@ -84,6 +86,13 @@ def gait_action(positions: np.ndarray, law: int) -> np.ndarray:
 
 
 SMALL_ANCHOR = AnchorConfig(scout_steps=20, steps=40, batch_size=32, tuning_steps=20)
+
+
+def tiny_unets(**skills: Any) -> TrainConfig:
+    """As `tiny`, with a U-Net for the prior and for the policy."""
+    unet = UNetConfig(channels=8, multipliers=(1, 2))
+    config = tiny(network="unet", unet=unet, **skills)
+    return replace(config, prior=replace(config.prior, network="unet", unet=unet))
 
 
 def tiny(**skills: Any) -> TrainConfig:

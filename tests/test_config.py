@@ -12,6 +12,7 @@ from didi_gym.config import (
     PolicyConfig,
     PriorConfig,
     SkillConfig,
+    UNetConfig,
     from_dict,
     to_dict,
 )
@@ -28,6 +29,11 @@ def test_a_config_survives_json(config):
 def test_a_whole_number_too_large_for_a_float_is_refused_in_words():
     with pytest.raises(ValueError, match="learning_rate: int too large"):
         from_dict(DynamicsConfig, {"learning_rate": 10**400})
+
+
+def test_a_config_written_before_there_were_u_nets_means_an_mlp():
+    old = {name: value for name, value in _changed().items() if name not in ("network", "unet")}
+    assert from_dict(PolicyConfig, old) == random_policy().config and random_policy().config.network == "mlp"
 
 
 def _changed(**changes):
@@ -86,6 +92,8 @@ def test_a_layout_that_contradicts_itself_is_refused(changes, words):
         (lambda: PriorConfig(steps=0), "steps must be positive"),
         (lambda: PriorConfig(ema_decay=1.5), "ema_decay must be in"),
         (lambda: PriorConfig(diffusion_steps=1), "at least 2"),
+        (lambda: UNetConfig(channels=0), "channels must be positive"),
+        (lambda: UNetConfig(multipliers=()), "multipliers must name at least one positive number"),
         (lambda: SkillConfig(horizon=1), "horizon must be at least 2"),
         (lambda: SkillConfig(feature_times=16), "feature_times must be in"),
         (lambda: SkillConfig(noise_range=(0.7, 0.1)), "noise_range"),

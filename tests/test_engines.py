@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from didi_gym import engines
-from didi_gym.config import Heading, Layout
+from didi_gym.config import Heading, Layout, UNetConfig
 from didi_gym.engines import CpuEngine, CudaGraphEngine, HeadingFrame, NumpyEngine, Recording, RowEngine, TorchEngine
 from didi_gym.frames import inputs_to_state, localize, turn_skill
 from didi_gym.skills import SkillSpace
@@ -29,6 +29,8 @@ FORMS = [
     {"consistency": "joint"},
     {"discrete_actions": True},
 ]
+UNET = {"network": "unet", "unet": UNetConfig(8, (1, 2))}
+UNETS = [UNET, {**UNET, "consistency": "joint"}, {**UNET, "plan_length": 3, "replan_every": 3}]
 
 
 def _asked(policy, n=5, seed=3):
@@ -48,6 +50,20 @@ def test_all_engines_plan_alike(form, n):
             scale = policy.action_high - policy.action_low
             np.testing.assert_allclose(actions / scale, expected[:, :steps] / scale, atol=2e-5)
             assert (actions >= policy.action_low).all() and (actions <= policy.action_high).all()
+
+
+@pytest.mark.parametrize("form", UNETS, ids=str)
+def test_a_u_net_is_planned_with_by_torch(form):
+    policy = random_policy(**form)
+    steps, asked = policy.config.actions_per_plan, _asked(policy)
+    assert type(policy.engine()) is TorchEngine
+    expected = policy.plan_actions(*asked)
+    assert expected.shape == (5, steps, 3) and np.ptp(expected, axis=0).min() > 1e-3
+    for engine in (_OnCpu(policy), policy.engine(batch_invariant=True)):
+        for asked_steps in (1, steps):
+            np.testing.assert_allclose(engine(*asked, asked_steps), expected[:, :asked_steps], atol=2e-5)
+    with pytest.raises(ValueError, match="the numpy engine is for MLPs, and this policy is a U-Net; use 'auto'"):
+        policy.engine("numpy")
 
 
 @pytest.mark.parametrize("n", [1, 4])
@@ -93,7 +109,7 @@ def test_the_heading_frame_is_what_frames_computes(layout, turns_skill):
         np.testing.assert_allclose(found[plain], expected[plain], atol=1e-4)
 
 
-@pytest.mark.parametrize("form", FORMS, ids=str)
+@pytest.mark.parametrize("form", FORMS + UNETS[:2], ids=str)
 def test_batch_invariant_plans_are_bit_for_bit_those_of_single_rows(form):
     policy = random_policy(**form)
     inputs, skills = _asked(policy, 40)
@@ -142,7 +158,7 @@ def test_threads_may_share_a_numpy_engine():
             np.testing.assert_array_equal(ours, theirs)
 
 
-@pytest.mark.parametrize("form", [{}, {"layout": Layout.flat(6)}, {"consistency": "joint"}], ids=str)
+@pytest.mark.parametrize("form", [{}, {"layout": Layout.flat(6)}, {"consistency": "joint"}, UNET], ids=str)
 def test_bfloat16_plans_are_close_but_not_the_same(form):
     policy = random_policy(**form)
     asked = _asked(policy, 50)
@@ -180,7 +196,7 @@ def test_an_engine_is_the_one_asked_for(arguments, kind):
         ({"dtype": torch.float64}, "got torch.float64"),
         ({"name": "numpy", "dtype": "bfloat16"}, "numpy engine computes in float32, got dtype bfloat16; use the 'tor"),
         ({"name": "cuda-graph"}, r"needs the policy on a CUDA device, got cpu; move it with policy.to\('cuda'\)"),
-        ({"name": "torch", "batch_invariant": True}, "row by row in numpy and float32, got engine 'torch'"),
+        ({"name": "torch", "batch_invariant": True}, "row by row on the CPU in float32, got engine 'torch'"),
         ({"dtype": "bfloat16", "batch_invariant": True}, "got engine 'auto' and dtype bfloat16; leave both out"),
     ],
     ids=str,
@@ -246,7 +262,7 @@ def test_only_so_many_recordings_are_kept(monkeypatch):
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
-@pytest.mark.parametrize("form", FORMS, ids=str)
+@pytest.mark.parametrize("form", FORMS + UNETS[:2], ids=str)
 def test_on_a_gpu_graphs_plan_as_torch_does(form):
     policy = random_policy(**form)
     asked = {n: _asked(policy, n, seed=n) for n in (1, 5, 64)}

@@ -17,7 +17,7 @@ PACKAGE = Path(didi_gym.__file__).parent
 ROWS = [  # a module imports only from the rows above its own; a subpackage also from itself
     ["version", "skills", "rewards", "files", "progress", "ids"],
     ["config", "tensors", "hub_client"],
-    ["frames", "networks", "hub", "checkpoints", "remote", "recipes"],
+    ["frames", "networks", "unet", "hub", "checkpoints", "remote", "recipes"],
     ["normalization", "diffusion", "dynamics", "discriminator", "data", "engines"],
     ["policy", "losses", "execution", "assignment"],
     ["matching", "loops", "cards"],

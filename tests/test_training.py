@@ -9,6 +9,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from didi_gym.checkpoints import TrainingState, TrainingStopped
 from didi_gym.config import Layout, to_dict
@@ -16,12 +17,15 @@ from didi_gym.data import DatasetError, TrajectoryDataset
 from didi_gym.diffusion import DiffusionPrior
 from didi_gym.discriminator import Discriminator
 from didi_gym.files import SafeFileError
+from didi_gym.loops import Batches
 from didi_gym.losses import diversity_loss
+from didi_gym.normalization import Normalizer
 from didi_gym.policy import SkillPolicy
 from didi_gym.skills import SkillSpace
 from didi_gym.tensors import load_tensors
 from didi_gym.training import TrainConfig, load_training, train, train_skills, write_run
-from tests.examples import BODY, body_states, point_dataset, tiny
+from didi_gym.unet import TemporalUNet
+from tests.examples import BODY, body_states, point_dataset, tiny, tiny_unets
 
 FORMS = [
     {},
@@ -65,6 +69,39 @@ def test_further_seeds_take_prior_and_dynamics_from_a_finished_run(tmp_path):
     other = replace(config, skills=replace(config.skills, horizon=6, feature_times=3))
     with pytest.raises(ValueError, match=r"horizon 8; this run has .* 6"):
         train(dataset, other, tmp_path / "third", reuse=tmp_path / "first", progress=False)
+
+
+@pytest.mark.parametrize("form", [{"consistency": "joint"}, {}, {"skill_space": SkillSpace("discrete", 4)}], ids=str)
+def test_u_nets_train_save_load_and_plan_in_every_form(tmp_path, form):
+    dataset = point_dataset()
+    policy = train(dataset, tiny_unets(**form), tmp_path, progress=False)
+    loaded = SkillPolicy.from_pretrained(tmp_path, device="cpu")
+    assert loaded.config.network == "unet" and isinstance(loaded.net, TemporalUNet)
+    assert isinstance(load_training(tmp_path, loaded)[0].denoiser, TemporalUNet)
+    skills = loaded.skill_space.sample(3, np.random.default_rng(0))
+    plan = loaded.plan(dataset.observations[:3], skills)
+    np.testing.assert_array_equal(plan.actions, policy.plan(dataset.observations[:3], skills).actions)
+    assert plan.observations.shape == (3, 8, 2) and plan.actions.shape[1:] == (8, 2)
+    np.testing.assert_allclose(plan.observations[:, 0], dataset.observations[:3], atol=1e-6)
+
+
+def test_u_nets_stopped_in_every_stage_end_with_the_same_weights(tmp_path, monkeypatch):
+    config = tiny_unets(consistency="joint")
+    train(point_dataset(), config, tmp_path / "whole", progress=False)
+    finish = TrainingState.finish_step
+
+    def stopped(self):
+        finish(self)
+        if self.step == 25:
+            self.save()
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(TrainingState, "finish_step", stopped)
+    for _ in ("prior", "skills"):
+        with pytest.raises(KeyboardInterrupt):
+            train(point_dataset(), config, tmp_path / "stopped", progress=False)
+    train(point_dataset(), config, tmp_path / "stopped", progress=False)
+    assert _same(_weights(tmp_path / "whole"), _weights(tmp_path / "stopped"))
 
 
 def test_a_body_with_a_heading_trains(tmp_path):
@@ -209,6 +246,33 @@ def test_training_refuses_what_it_cannot_do():
         train_skills(point_dataset(), prior, None, tiny().skills, progress=False)
     with pytest.raises(ValueError, match="the prior was trained on windows of 8 steps, the skills ask for 9"):
         train_skills(point_dataset(), prior, None, tiny(horizon=9).skills, progress=False)
+
+
+@pytest.mark.parametrize("horizon", [1, 4, 6])
+def test_windows_are_drawn_evenly_from_all_episodes_that_hold_one(horizon):
+    pairs = [(np.arange(10 * i, 10 * i + n)[:, None], np.zeros((n, 1))) for i, n in enumerate((5, 2, 7, 1, 4))]
+    whole = TrajectoryDataset.from_episodes(pairs, action_low=[-1], action_high=[1])
+    for dataset in (whole, whole.split(0.4, horizon=horizon)[0]):
+        batches = Batches(dataset, Normalizer.from_limits(np.array([-1.0]), np.array([1.0])), torch.device("cpu"))
+        states, _ = batches.draw(2000, horizon, torch.Generator().manual_seed(0))
+        every = dataset.window_starts(np.arange(dataset.num_windows(horizon)), horizon)
+        drawn, times = np.unique(states[:, 0, 0].numpy(), return_counts=True)
+        np.testing.assert_array_equal(drawn, dataset.observations[every, 0])
+        assert times.min() > 0.5 * 2000 / len(every)
+        assert (np.diff(states[..., 0].numpy(), axis=1) == 1).all()
+
+
+def test_the_averaged_weights_are_those_of_torchs_own_averaged_model():
+    torch.manual_seed(0)
+    net = torch.nn.Linear(3, 2)
+    ours, torchs = TrainingState(net, 0.1, 0.9, 0, {}, None), AveragedModel(net, multi_avg_fn=get_ema_multi_avg_fn(0.9))
+    for _ in range(5):
+        with torch.no_grad():
+            net.weight.add_(torch.randn(2, 3))
+        ours.finish_step()
+        torchs.update_parameters(net)
+        for name, tensor in torchs.state_dict().items():
+            assert torch.equal(ours.average.state_dict()[name], tensor), name
 
 
 def _discriminator(layout, **skills):
