@@ -18,8 +18,9 @@ from torch.nn import functional as F
 
 from didi_gym.assignment import Assignment, assign_windows, balanced_rows, refine
 from didi_gym.checkpoints import TrainingState
-from didi_gym.config import AnchorConfig, SkillConfig, to_dict
+from didi_gym.config import AnchorConfig, SkillConfig
 from didi_gym.data import TrajectoryDataset
+from didi_gym.decoding import to_dict
 from didi_gym.discriminator import WindowClassifier
 from didi_gym.loops import Batches, build_policy, fit_normalizer, optimize
 from didi_gym.losses import Metrics, anchor_loss, recognition_loss

@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 from gymnasium import spaces
 
-from didi_gym.config import Layout, ObservationSource, from_dict
+from didi_gym.config import Layout, ObservationSource
+from didi_gym.decoding import from_dict
 from didi_gym.frames import choose_numbers, localize
 
 LAYOUT_KEY, KEYS_KEY = "didi_gym_layout", "didi_gym_keys"  # metadata a data set may carry about itself

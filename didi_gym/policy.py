@@ -14,7 +14,8 @@ import torch
 from torch import Tensor, nn
 
 from didi_gym import hub
-from didi_gym.config import FORMAT_VERSION, PolicyConfig, from_dict, to_dict
+from didi_gym.config import FORMAT_VERSION, PolicyConfig
+from didi_gym.decoding import from_dict, to_dict
 from didi_gym.dynamics import DynamicsEnsemble
 from didi_gym.engines import TORCH, Engine, EngineName, HeadingFrame, check_arguments, make_engine
 from didi_gym.files import MEGABYTE, SafeFileError, in_short, parse_json, read_plain

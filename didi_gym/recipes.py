@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from didi_gym.config import from_dict
+from didi_gym.decoding import from_dict
 
 if sys.version_info >= (3, 11):
     import tomllib

@@ -18,8 +18,9 @@ from torch import Tensor, nn
 
 from didi_gym.anchor import Anchored, train_anchor
 from didi_gym.checkpoints import TrainingState, TrainingStopped
-from didi_gym.config import DynamicsConfig, PriorConfig, SkillConfig, from_dict, to_dict
+from didi_gym.config import DynamicsConfig, PriorConfig, SkillConfig
 from didi_gym.data import TrajectoryDataset
+from didi_gym.decoding import from_dict, to_dict
 from didi_gym.diffusion import DiffusionPrior
 from didi_gym.discriminator import Discriminator, WindowClassifier
 from didi_gym.dynamics import DynamicsEnsemble
@@ -304,6 +305,7 @@ def load_training(folder: Path, policy: SkillPolicy) -> tuple[DiffusionPrior, Di
     prior = load_network(
         lambda: DiffusionPrior(config.prior, horizon, layout.state_dim, action_dim), path, "prior.", f"{path}: prior"
     )
+
     def blank() -> Discriminator | WindowClassifier:
         return WindowClassifier(judged, layout, action_dim) if judged.is_anchored else Discriminator(judged, layout)
 

@@ -24,7 +24,8 @@ import numpy as np
 import torch
 from safetensors.torch import load, save
 
-from didi_gym.config import DynamicsConfig, to_dict
+from didi_gym.config import DynamicsConfig
+from didi_gym.decoding import to_dict
 from didi_gym.dynamics import DynamicsEnsemble
 from didi_gym.hub import SkillPolicyHubError
 from didi_gym.policy import CONFIG_FILE, TRAINING_FILE, WEIGHTS_FILE, SkillPolicy

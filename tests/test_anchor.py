@@ -53,7 +53,7 @@ def test_every_behaviour_is_recovered_without_labels():
 
 
 def test_the_classifier_knows_the_behaviours_of_unseen_episodes():
-    dataset, labels = gait_dataset()
+    dataset = gait_dataset()[0]
     held_out, truth = gait_dataset(seed=1)
     anchored = train_anchor(dataset, settings(), horizon=8, progress=False)
     rows = held_out.window_starts(np.arange(0, held_out.num_windows(8), 7), 8)

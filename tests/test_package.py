@@ -15,7 +15,7 @@ import didi_gym
 
 PACKAGE = Path(didi_gym.__file__).parent
 ROWS = [  # a module imports only from the rows above its own; a subpackage also from itself
-    ["version", "skills", "rewards", "files", "progress", "ids"],
+    ["version", "skills", "rewards", "files", "progress", "ids", "decoding"],
     ["config", "tensors", "hub_client"],
     ["frames", "networks", "unet", "hub", "checkpoints", "remote", "recipes"],
     ["normalization", "diffusion", "dynamics", "discriminator", "data", "engines"],

@@ -12,8 +12,9 @@ import torch
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from didi_gym.checkpoints import TrainingState, TrainingStopped
-from didi_gym.config import Layout, to_dict
+from didi_gym.config import Layout
 from didi_gym.data import DatasetError, TrajectoryDataset
+from didi_gym.decoding import to_dict
 from didi_gym.diffusion import DiffusionPrior
 from didi_gym.discriminator import Discriminator
 from didi_gym.files import SafeFileError
@@ -347,7 +348,7 @@ def test_dual_ascent_raises_the_weight_of_the_prior_while_the_residual_is_above_
 
 
 def test_all_settings_are_recorded_beside_the_weights(tmp_path):
-    from didi_gym.config import from_dict
+    from didi_gym.decoding import from_dict
     from didi_gym.tensors import load_info
 
     config = tiny(skill_space=SkillSpace("sphere", 3))

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from didi_gym import DiffusionPrior, SkillConfig, SkillPolicy, TrajectoryDataset
 from didi_gym.checkpoints import TrainingState
-from didi_gym.config import from_dict
+from didi_gym.decoding import from_dict
 from didi_gym.discriminator import Discriminator
 from didi_gym.loops import Batches, build_policy, optimize
 from didi_gym.losses import Metrics, diversity_loss, guidance_loss
