@@ -140,12 +140,10 @@ class UNetConfig:
 
     def __post_init__(self) -> None:
         require_between(self, "channels", 1, MAX_WIDTH)
-        if (
-            not 1 <= len(self.multipliers) <= MAX_LEVELS
-            or not 1 <= min(self.multipliers) <= max(self.multipliers) <= MAX_WIDTH
-        ):
+        levels = self.multipliers
+        if not 1 <= len(levels) <= MAX_LEVELS or not 1 <= min(levels) <= max(levels) <= MAX_WIDTH:
             raise ValueError(
-                f"multipliers must be 1 to {MAX_LEVELS} numbers in [1, {MAX_WIDTH}], got {in_short(self.multipliers)}"
+                f"multipliers must be 1 to {MAX_LEVELS} numbers in [1, {MAX_WIDTH}], got {in_short(str(levels))}"
             )
 
 

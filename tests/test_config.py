@@ -13,9 +13,8 @@ from didi_gym.config import (
     PriorConfig,
     SkillConfig,
     UNetConfig,
-    from_dict,
-    to_dict,
 )
+from didi_gym.decoding import from_dict, to_dict
 from didi_gym.skills import SkillSpace
 from didi_gym.training import TrainConfig
 from tests.examples import BODY, random_policy
