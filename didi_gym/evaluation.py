@@ -206,10 +206,10 @@ def evaluate_skills(
     vendi, covered = (math.nan, math.nan) if dataset is None else _diversity(policy, dataset, moved, seed)
     inside, held_inside = math.nan, math.nan
     if dataset is not None:
-        inside = _fidelity(policy, dataset, [r for row in closed for r in row], seed)
+        inside = fidelity(policy, dataset, [r for row in closed for r in row], seed)
         if hold > 1:
             ends = [_last(r, horizon, hold * horizon) for row in long for r in row]
-            held_inside = _fidelity(policy, dataset, ends, seed)
+            held_inside = fidelity(policy, dataset, ends, seed)
     report_ = SkillReport(
         starts=starts,
         skills=len(grid),
@@ -311,7 +311,11 @@ def _diversity(policy: SkillPolicy, dataset: TrajectoryDataset, moved: np.ndarra
     return vendi, coverage(skills.reshape(-1, len(features)), data.reshape(-1, len(features)), _CELLS)
 
 
-def _fidelity(policy: SkillPolicy, dataset: TrajectoryDataset, rollouts: list[Rollout], seed: int) -> float:
+def fidelity(policy: SkillPolicy, dataset: TrajectoryDataset, rollouts: list[Rollout], seed: int = 0) -> float:
+    """Share of rollouts whose first H steps are as near to a training window as 99 % of held-out windows are.
+
+    A rollout shorter than H, the policy's horizon, counts as outside. NaN where nothing was held out.
+    """
     horizon = policy.config.horizon
     generator = np.random.default_rng(seed)
     train, held_out = dataset.split(horizon=horizon)

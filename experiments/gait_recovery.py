@@ -13,7 +13,8 @@ The rows of other methods come from `experiments/baselines.py --policies runs/me
 Every skill is held for 300 steps from 16 resets, from 16 upright states of all behaviours, which training never saw,
 and from the resets with a push after 100 steps (a kick to every velocity). A classifier, fitted on labelled windows of
 the data, says which behaviour each rollout shows; its speed is taken over the last 200 steps. A behaviour is recovered
-where some skill shows it in most windows, at its speed within 25 %.
+where some skill shows it in most windows, at its speed within 25 %. `bits` is the mutual information between the
+skill and the behaviour that a rollout mostly shows, `fidelity` that of the last steps of the rollouts.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ import argparse
 import csv
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -32,12 +34,13 @@ from torch.nn import functional as F
 from didi_gym import SkillPolicy, TrajectoryDataset
 from didi_gym.assignment import describe_windows
 from didi_gym.collect import read_labels
+from didi_gym.evaluation import fidelity
 from didi_gym.simulation import Rollout, SkillSimulator, Start, make_data_env
 
 STEPS, SETTLED, WINDOW, STRIDE, ROLLOUTS = 300, 100, 50, 25, 16
 PUSH = 2.0  # standard deviation of the kick, in m/s and rad/s
 KEY = ("dataset", "method", "seed", "starts")
-COLUMNS = (*KEY, "skills", "recovered", "bits", "success", "slowest", "fastest", "behaviours")
+COLUMNS = (*KEY, "skills", "recovered", "bits", "fidelity", "success", "slowest", "fastest", "behaviours")
 
 
 class Judge:
@@ -111,7 +114,7 @@ def evaluate(folder: Path, seed: int, method: str = "didi") -> list[dict[str, An
     dataset = TrajectoryDataset.from_minari(policy.config.dataset_id)
     labels = read_labels(policy.config.dataset_id)
     judge = Judge(dataset, labels.steps)
-    env = make_data_env(policy)
+    env, horizon = make_data_env(policy), policy.config.horizon
     simulator = SkillSimulator(policy, env)
     seconds = (STEPS - SETTLED) * env.unwrapped.dt  # type: ignore[attr-defined]
     speeds = np.array([behaviour.speed for behaviour in labels.behaviours])
@@ -121,17 +124,19 @@ def evaluate(folder: Path, seed: int, method: str = "didi") -> list[dict[str, An
         if kind != "data":
             starts = simulator.random_starts(ROLLOUTS, generator, burn_in=0)
         else:
-            drawn = simulator.data_starts(40 * ROLLOUTS, dataset.split(horizon=policy.config.horizon)[1], generator)
+            drawn = simulator.data_starts(40 * ROLLOUTS, dataset.split(horizon=horizon)[1], generator)
             upright = dataset.layout.state_source.angles[0]  # type: ignore[union-attr]
             starts = [start for start in drawn if start.state is not None and start.state[upright] > 0][:ROLLOUTS]
         best = np.zeros(len(speeds))
         together = np.zeros((policy.skill_space.size, len(speeds)))  # rollouts of each skill by what they mostly show
-        shown_speeds = []
+        shown_speeds, inside = [], []
         for skill in np.eye(policy.skill_space.size, dtype=np.float32):
             kicks = generator.normal(0, PUSH, (len(starts), env.unwrapped.model.nv)) if kind == "push" else None  # type: ignore[attr-defined]
             rollouts = [
                 hold(simulator, start, skill, None if kicks is None else kicks[i]) for i, start in enumerate(starts)
             ]
+            ends = [replace(r, states=r.states[-horizon - 1 :], actions=r.actions[-horizon:]) for r in rollouts]
+            inside.append(fidelity(policy, dataset, ends))
             shown = np.stack([judge(rollout) for rollout in rollouts])
             ran = np.array([rollout.states[STEPS, 0] - rollout.states[SETTLED, 0] for rollout in rollouts]) / seconds
             mostly = [np.bincount(row, minlength=len(speeds)).argmax() for row in shown]
@@ -158,6 +163,7 @@ def evaluate(folder: Path, seed: int, method: str = "didi") -> list[dict[str, An
                 "skills": policy.skill_space.size,
                 "recovered": len(found),
                 "bits": round(information(together), 3),
+                "fidelity": round(float(np.mean(inside)), 3),
                 "success": round(float(best[found].mean()), 3) if len(found) else 0.0,
                 "slowest": round(min(shown_speeds, default=0), 2),
                 "fastest": round(max(shown_speeds, default=0), 2),

@@ -154,10 +154,22 @@ def gaits_table() -> str:
                 if own:
                     success = [number(r, "success") for r in own]
                     slowest, fastest = min(number(r, "slowest") for r in own), max(number(r, "fastest") for r in own)
+                    bits, inside = ([number(r, c) for r in own] for c in ("bits", "fidelity"))
                     cells = [" / ".join(r["recovered"] for r in own), " / ".join(f"{s:.2f}" for s in success)]
                     name = dataset.removeprefix("didi/halfcheetah-").removesuffix("-v0")
-                    lines.append([name, method, starts, *cells, estimate(success), f"{slowest:.1f} to {fastest:.1f}"])
-    return table(["data", "method", "starts", "recovered of 8, by seed", "success", "mean", "speeds, m/s"], lines)
+                    means = [estimate(success), estimate(bits), estimate([100 * share for share in inside], 1)]
+                    lines.append([name, method, starts, *cells, *means, f"{slowest:.1f} to {fastest:.1f}"])
+    head = [
+        "data",
+        "method",
+        "starts",
+        "recovered of 8, by seed",
+        "success, by seed",
+        "success",
+        "bits of 3",
+        "fidelity, %",
+    ]
+    return table([*head, "speeds, m/s"], lines)
 
 
 def generic_table(rows: list[Row]) -> str:
