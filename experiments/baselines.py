@@ -61,6 +61,8 @@ class Baselines:
     """Environment steps executed of each plan."""
     contact_geoms: str | None = None
     """Regular expression of MuJoCo geom names to count contacts with."""
+    label: str | None = None
+    """What the table calls method `didi`, where the run folders are of another form of it (e.g. `unet-joint`)."""
     policies: Path | None = None
     """Folder to save the trained policies to, e.g. for `experiments/gait_recovery.py`; default: they are not kept."""
     again: bool = False
@@ -88,8 +90,20 @@ def measure(args: Baselines, dataset: TrajectoryDataset, method: str, seed: int)
         starts=args.starts,
         replan_every=args.replan_every,
         contact_geoms=args.contact_geoms,
+        hold=8 if method == "didi" else 1,  # holding on takes most of the time, and the combined score does not need it
     )
-    return {"dataset": args.dataset, "method": method, "seed": seed, "training_seconds": seconds, **asdict(report)}
+    return {
+        "dataset": args.dataset,
+        "method": named(args, method),
+        "seed": seed,
+        "training_seconds": seconds,
+        **asdict(report),
+    }
+
+
+def named(args: Baselines, method: str) -> str:
+    """The name of a method in the table."""
+    return args.label if args.label is not None and method == "didi" else method
 
 
 def read_rows(file: Path) -> dict[tuple[str, ...], dict[str, str]]:
@@ -131,7 +145,7 @@ def main(args: Baselines) -> None:
     dataset = TrajectoryDataset.from_minari(args.dataset)
     for seed in args.seeds:
         for method in args.methods:
-            if (args.dataset, method, str(seed)) in read_rows(args.csv) and not args.again:
+            if (args.dataset, named(args, method), str(seed)) in read_rows(args.csv) and not args.again:
                 print(f"{args.dataset} {method} {seed}: there already")
                 continue
             began = time.monotonic()
