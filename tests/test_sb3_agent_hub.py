@@ -8,10 +8,8 @@ import os
 import pickle
 import zipfile
 
-import gymnasium as gym
 import numpy as np
 import pytest
-import torch
 from stable_baselines3 import PPO, SAC
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 
@@ -26,34 +24,12 @@ from didi_gym.sb3 import (
     policy_sha256,
     push_agent_to_hub,
 )
-from didi_gym.wrappers import SkillActionWrapper
-from tests.doubles import ScriptedPolicy, ToyEnv, register_toys
+from tests.agents import make_agent, make_policy, predictions, toy
+from tests.doubles import ToyEnv, register_toys
 from tests.scripts import python_blocks, run_program
 
 SKILLS, AGENT, WRITE = "acme/toy-skills", "acme/toy-agent", {"token": "hf_write"}
 LOAD = {"trust": True, "device": "cpu"}
-
-
-def make_policy(seed=0, **changes):
-    torch.manual_seed(seed)
-    policy = SkillPolicy(ScriptedPolicy(**changes).config).eval().requires_grad_(False)
-    for parameter in policy.parameters():
-        parameter.add_(0.1 * torch.randn_like(parameter))
-    return policy
-
-
-def toy(policy, **settings):
-    register_toys()
-    return SkillActionWrapper(gym.make("Toy-v0", disable_env_checker=True), policy, device="cpu", **settings)
-
-
-def make_agent(env, algorithm=PPO):
-    settings = {"n_steps": 8, "batch_size": 8} if issubclass(algorithm, PPO) else {}
-    return algorithm("MlpPolicy", env, policy_kwargs={"net_arch": [8]}, seed=0, device="cpu", **settings)
-
-
-def predictions(agent):
-    return agent.predict(np.random.default_rng(0).normal(size=(9, 3)), deterministic=True)[0]
 
 
 def published(hub_server, folder, policy, repo_id=SKILLS):

@@ -19,36 +19,14 @@ from didi_gym.sb3.agents import sidecar_path
 from didi_gym.sb3.envs import make_vec_env
 from didi_gym.version import __version__
 from didi_gym.wrappers import SkillActionWrapper
+from tests.agents import make_agent, make_policy, predictions, toy
 from tests.doubles import ScriptedPolicy, ToyEnv, register_toys
-
-
-def make_policy(seed=0, **changes):
-    """A real policy, untrained, for the toy environments."""
-    torch.manual_seed(seed)
-    policy = SkillPolicy(ScriptedPolicy(**changes).config).eval().requires_grad_(False)
-    for parameter in policy.parameters():
-        parameter.add_(0.1 * torch.randn_like(parameter))
-    return policy
 
 
 @pytest.fixture
 def folder(tmp_path):
     """A folder that holds a skill policy."""
     return make_policy().save_pretrained(tmp_path / "skills")
-
-
-def toy(policy, **settings):
-    register_toys()
-    return SkillActionWrapper(gym.make("Toy-v0", disable_env_checker=True), policy, device="cpu", **settings)
-
-
-def make_agent(env, algorithm=PPO):
-    settings = {"n_steps": 8, "batch_size": 8} if issubclass(algorithm, PPO) else {}
-    return algorithm("MlpPolicy", env, policy_kwargs={"net_arch": [8]}, seed=0, device="cpu", **settings)
-
-
-def predictions(agent):
-    return agent.predict(np.random.default_rng(0).normal(size=(9, 3)), deterministic=True)[0]
 
 
 def test_the_file_beside_the_zip_says_what_the_skills_were(tmp_path, folder):
