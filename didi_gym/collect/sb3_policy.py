@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from didi_gym.collect.behaviours import BehaviourError
+from didi_gym.hub_client import LIBRARY, SkillPolicyHubError, ask_hub, hub_errors, is_outage
 
 _ALGORITHMS = dict.fromkeys(("a2c", "ddpg", "ppo", "sac", "td3"), "stable_baselines3") | dict.fromkeys(
     ("ars", "tqc", "trpo"), "sb3_contrib"
@@ -89,16 +90,29 @@ def _fetch(source: str) -> Path:
     """A policy's zip file from the Hub, with `vec_normalize.pkl` beside it where there is one."""
     if not _HUB_ID.fullmatch(source) or source.endswith(".zip"):
         raise BehaviourError(f"{source} is neither a file nor a Hugging Face Hub id (owner/name)")
-    from huggingface_hub import snapshot_download
+    from huggingface_hub import HfApi, constants, snapshot_download
+    from huggingface_hub.errors import LocalEntryNotFoundError
 
     file = f"{source.partition('/')[2]}.zip"
+    local = constants.HF_HUB_OFFLINE
     try:
-        folder = snapshot_download(source, allow_patterns=[file, "vec_normalize.pkl"], library_name="didi_gym")
-    except Exception as error:  # the client's errors have no common base; each becomes one sentence
-        raise BehaviourError(
-            f"could not fetch {source} from the Hugging Face Hub: {' '.join(str(error).split())}; offline, name the "
-            "path of a zip file"
-        ) from error
+        with hub_errors(source):
+            try:
+                if not local:
+                    ask_hub(lambda: HfApi(**LIBRARY).model_info(source))
+            except Exception as error:
+                if not is_outage(error):
+                    raise
+                local = True  # it may be in the cache
+            wanted = [file, "vec_normalize.pkl"]
+            folder = snapshot_download(source, allow_patterns=wanted, local_files_only=local, **LIBRARY)
+    except SkillPolicyHubError as error:
+        if isinstance(error.__cause__, LocalEntryNotFoundError):
+            raise BehaviourError(
+                f"{source} is not in the Hub client's cache, and {constants.ENDPOINT} does not answer or HF_HUB_OFFLINE "
+                "is set: check the network, or name the path of a zip file"
+            ) from error
+        raise BehaviourError(f"{error}; offline, name the path of a zip file") from error
     path = Path(folder) / file
     if not path.is_file():
         raise BehaviourError(f"{source} on the Hugging Face Hub has no file {file}")

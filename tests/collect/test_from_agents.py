@@ -267,7 +267,7 @@ def test_a_file_of_another_kind_is_refused_and_never_unpickled(content: bytes, t
         ("--agents {0}/agents --env CartPole-v1", "expected actions in a flat Box"),
         ("--sb3 {0}/sac-Pendulum-v1.zip", "pass --trust"),
         ("--trust --sb3 {0}/sac-Pendulum-v1.zip", "neither a file nor a Hugging Face Hub id"),
-        ("--trust --sb3 sb3/sac-Pendulum-v1", "could not fetch sb3/sac-Pendulum-v1 from the Hugging Face Hub"),
+        ("--trust --sb3 sb3/sac-Pendulum-v1", "sb3/sac-Pendulum-v1 is not in the Hub client's cache"),
     ],
 )
 def test_an_error_a_user_can_mend_is_one_sentence(
