@@ -109,8 +109,8 @@ def _fetch(source: str) -> Path:
     except SkillPolicyHubError as error:
         if isinstance(error.__cause__, LocalEntryNotFoundError):
             raise BehaviourError(
-                f"{source} is not in the Hub client's cache, and {constants.ENDPOINT} does not answer or HF_HUB_OFFLINE "
-                "is set: check the network, or name the path of a zip file"
+                f"{source} is not in the Hub client's cache, and {constants.ENDPOINT} does not answer or "
+                "HF_HUB_OFFLINE is set: check the network, or name the path of a zip file"
             ) from error
         raise BehaviourError(f"{error}; offline, name the path of a zip file") from error
     path = Path(folder) / file
