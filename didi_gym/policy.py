@@ -14,14 +14,15 @@ import torch
 from torch import Tensor, nn
 
 from didi_gym import hub
-from didi_gym.config import FORMAT_VERSION, PolicyConfig
-from didi_gym.decoding import from_dict, to_dict
+from didi_gym.config import PolicyConfig
+from didi_gym.decoding import to_dict
 from didi_gym.dynamics import DynamicsEnsemble
 from didi_gym.engines import TORCH, Engine, EngineName, HeadingFrame, check_arguments, make_engine
-from didi_gym.files import MEGABYTE, SafeFileError, in_short, parse_json, read_plain
+from didi_gym.files import SafeFileError
 from didi_gym.frames import localize, turn, turn_skill
 from didi_gym.networks import ResidualMLP, one_hot_choice
 from didi_gym.normalization import Normalizer
+from didi_gym.policy_folder import CONFIG_FILE, TRAINING_FILE, WEIGHTS_FILE, read_config
 from didi_gym.skills import SkillSpace
 from didi_gym.tensors import MAX_NUMBERS, load_network, write_atomically, write_tensors
 from didi_gym.unet import TemporalUNet
@@ -29,7 +30,6 @@ from didi_gym.unet import TemporalUNet
 if TYPE_CHECKING:
     from huggingface_hub import CommitInfo
 
-CONFIG_FILE, WEIGHTS_FILE, TRAINING_FILE = "config.json", "model.safetensors", "training.safetensors"
 
 Array = TypeVar("Array", np.ndarray, Tensor)
 
@@ -400,7 +400,7 @@ class SkillPolicy(nn.Module):
             local_files_only=local_files_only,
             force_download=force_download,
         )
-        config = _read_config(folder)
+        config = read_config(folder)
         try:
             policy = load_network(lambda: cls(config), folder / WEIGHTS_FILE)
             _require_sound(policy, folder / WEIGHTS_FILE)
@@ -426,27 +426,3 @@ def _require_sound(policy: SkillPolicy, path: Path) -> None:
         raise SafeFileError(f"{path} is damaged: normalizer.scale must be positive; fetch or write it again")
     if not (policy.low <= policy.high).all():
         raise SafeFileError(f"{path} is damaged: action bounds low exceed high; fetch or write it again")
-
-
-def _read_config(folder: Path) -> PolicyConfig:
-    """Read `config.json` strictly; the format is checked first, since a newer one may hold unknown keys."""
-    path = folder / CONFIG_FILE
-    if not os.path.lexists(path):
-        raise hub.SkillPolicyHubError(f"{folder} is no skill policy: it has no {CONFIG_FILE}")
-    try:
-        data = parse_json(read_plain(path, MEGABYTE))
-        if not isinstance(data, dict) or data.get("model_type") != "didi":
-            raise ValueError('it does not say "model_type": "didi"')
-        version = data.get("format_version")
-        if type(version) is not int or version < 1:
-            raise ValueError(f"format_version must be a number from 1 on, got {version!r}")
-        if version > FORMAT_VERSION:
-            raise hub.SkillPolicyHubError(
-                f"{path}: format_version {in_short(str(version))} is newer than this didi_gym reads "
-                f"({FORMAT_VERSION}); upgrade with: pip install -U didi-gym"
-            )
-        return from_dict(PolicyConfig, data)
-    except SafeFileError as error:
-        raise hub.SkillPolicyHubError(str(error)) from error
-    except ValueError as error:
-        raise hub.SkillPolicyHubError(f"{path} is no skill policy configuration: {in_short(error)}") from error

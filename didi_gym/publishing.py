@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING
 
 from didi_gym.cards import CARD_FILE, MAP_FILE, REPLAY_FILE, RESULTS_FILE, is_untouched, make_card, read_results
 from didi_gym.hub_client import SkillPolicyHubError, ask_hub, hub_errors
-from didi_gym.policy import CONFIG_FILE, WEIGHTS_FILE, SkillPolicy
+from didi_gym.policy import SkillPolicy
+from didi_gym.policy_folder import CONFIG_FILE, WEIGHTS_FILE
 from didi_gym.version import __version__
 
 if TYPE_CHECKING:

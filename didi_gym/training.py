@@ -35,7 +35,8 @@ from didi_gym.losses import (
     prior_loss,
     recognition_loss,
 )
-from didi_gym.policy import TRAINING_FILE, SkillPolicy
+from didi_gym.policy import SkillPolicy
+from didi_gym.policy_folder import TRAINING_FILE
 from didi_gym.tensors import LONGEST_HEADER, load_info, load_network, write_tensors
 
 

@@ -24,7 +24,8 @@ import tyro
 
 from didi_gym import hub
 from didi_gym.cards import CARD_FILE, RESULTS_FILE, check_card, make_card, read_results
-from didi_gym.policy import CONFIG_FILE, SkillPolicy
+from didi_gym.policy import SkillPolicy
+from didi_gym.policy_folder import CONFIG_FILE
 from didi_gym.publishing import POLICY_FILES, SHOWN_FILES, push_files
 from didi_gym.recipes import Recipe
 from didi_gym.remote import split_id

@@ -18,7 +18,7 @@ ROWS = [  # a module imports only from the rows above its own; a subpackage also
     ["version", "skills", "rewards", "files", "progress", "ids", "decoding"],
     ["config", "tensors", "hub_client"],
     ["frames", "networks", "unet", "hub", "checkpoints", "remote", "recipes"],
-    ["normalization", "diffusion", "dynamics", "discriminator", "data", "engines"],
+    ["policy_folder", "normalization", "diffusion", "dynamics", "discriminator", "data", "engines"],
     ["policy", "losses", "execution", "assignment"],
     ["matching", "loops", "cards"],
     ["planner", "anchor", "publishing"],

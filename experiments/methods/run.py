@@ -17,7 +17,7 @@ from didi_gym.decoding import from_dict
 from didi_gym.discriminator import Discriminator
 from didi_gym.loops import Batches, build_policy, optimize
 from didi_gym.losses import Metrics, diversity_loss, guidance_loss
-from didi_gym.policy import TRAINING_FILE
+from didi_gym.policy_folder import TRAINING_FILE
 from didi_gym.tensors import load_info
 from didi_gym.training import TrainConfig, load_training
 
