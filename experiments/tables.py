@@ -88,7 +88,8 @@ def skills_table(rows: list[Row]) -> str:
     datasets = sorted({row["dataset"] for row in ours})
     lines = [["seeds", ""] + [str(len({r["seed"] for r in ours if r["dataset"] == d})) for d in datasets]]
     for column, title, scale, bar in METRICS:
-        cells = [estimate([scale * number(r, column) for r in ours if r["dataset"] == d]) for d in datasets]
+        digits = 1 if scale > 1 else 3 if column in ("smoothness", "real_spread") else 2
+        cells = [estimate([scale * number(r, column) for r in ours if r["dataset"] == d], digits) for d in datasets]
         if set(cells) != {"-"}:
             lines.append([title, bar, *cells])
     return table(["", "bar", *(d.removeprefix("didi/").removesuffix("-v0") for d in datasets)], lines)
@@ -227,7 +228,7 @@ def plot_sensitivity(rows: list[Row], file: Path) -> None:
     )
     for axes, study in zip(panels[0], studies, strict=True):
         own = [r for r in rows if r["study"] == study]
-        values = list(dict.fromkeys(r["value"] for r in own))
+        values = sorted({r["value"] for r in own}, key=float)
         for label, color, share in lines:
             points = [[share(r) for r in own if r["value"] == v] for v in values]
             axes.plot(range(len(values)), [np.mean(p) for p in points], "-", color=color, label=label)
