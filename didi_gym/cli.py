@@ -175,16 +175,30 @@ def evaluate(args: Evaluate) -> None:
     report.save(output / "results.json")
     for metric, value in asdict(report).items():
         print(f"{metric:28} {value:.3f}" if isinstance(value, float) else f"{metric:28} {value}")
-    if held.paths.shape[-1] >= 2:
+    if (picture := _picture(policy, held.paths)) is not None:
+        paths, how = picture
         title = f"{output.resolve().name}: skills held for {args.held_steps} steps in the simulator"
         with _where_possible("skill_map.png"):
-            plot_skill_map(held.paths[..., :2], held.skills, policy.skill_space, output / "skill_map.png", title=title)
+            plot_skill_map(paths, held.skills, policy.skill_space, output / "skill_map.png", title=title, **how)
     else:
         print("No skill_map.png: it needs two features, the layout has one", file=sys.stderr)
     if args.video:
         with _where_possible("replay.mp4"):
             _film(policy, make_rendered_env(env_id, opengl=False, **env_kwargs), output / "replay.mp4", args.held_steps)
     print(f"Written to {output}")
+
+
+def _picture(policy: SkillPolicy, paths: np.ndarray) -> tuple[np.ndarray, dict[str, Any]] | None:
+    """What to draw of held skills `(n, steps + 1, features)`: a map of the first two features or, of a body that moves
+    along a line only, its way over time; None where there is neither."""
+    import numpy as np
+
+    features, relative = policy.config.layout.features, policy.config.layout.relative
+    if len(relative) == 1 and relative[0] in features:
+        way = paths[..., features.index(relative[0])]
+        steps = np.broadcast_to(np.arange(way.shape[1]), way.shape)
+        return np.stack([steps, way], axis=-1), {"axis_labels": ("step", "way"), "equal_axes": False}
+    return (paths[..., :2], {}) if paths.shape[-1] >= 2 else None
 
 
 @contextmanager

@@ -29,6 +29,7 @@ def plot_skill_map(
     title: str = "",
     data: np.ndarray | None = None,
     axis_labels: tuple[str, str] = ("x", "y"),
+    equal_axes: bool = True,
     walls: np.ndarray | None = None,
 ) -> Path:
     """Draw where each skill went, coloured by skill.
@@ -45,6 +46,7 @@ def plot_skill_map(
         title: of the picture.
         data: `(m, 2)` positions of the data set, drawn light grey behind the paths.
         axis_labels: what the two coordinates are.
+        equal_axes: a unit is as long on either axis, as on a map.
         walls: `(w, 4)` rectangles (left, bottom, width, height), drawn grey.
 
     Returns:
@@ -77,7 +79,8 @@ def plot_skill_map(
         axes.plot(*line[:1].T, "o", color="black", markersize=2.5, zorder=4)
 
     axes.set(title=title, xlabel=axis_labels[0], ylabel=axis_labels[1])
-    axes.set_aspect("equal", adjustable="datalim" if walls is None else "box")
+    if equal_axes:
+        axes.set_aspect("equal", adjustable="datalim" if walls is None else "box")
     if skill_space.is_discrete and skill_space.size <= _MOST_CATEGORIES:
         _category_legend(axes, skill_space)
     elif skill_space.is_discrete or skill_space.size == 1:

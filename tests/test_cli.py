@@ -17,8 +17,9 @@ from minari.data_collector import EpisodeBuffer
 
 from didi_gym import cli, hub_commands, training
 from didi_gym.checkpoints import TrainingState
-from didi_gym.config import DynamicsConfig, PriorConfig, SkillConfig
+from didi_gym.config import DynamicsConfig, Layout, PolicyConfig, PriorConfig, SkillConfig
 from didi_gym.data import TrajectoryDataset
+from didi_gym.policy import SkillPolicy
 from didi_gym.skills import SkillSpace
 from didi_gym.tensors import load_tensors
 
@@ -311,3 +312,12 @@ def test_training_suggests_the_kind_of_skills_that_the_data_looks_like(kind, sai
     cli._suggest_skills(gait_dataset()[0], skills)
     shown = capsys.readouterr().err
     assert re.search(said, shown) if said else shown == ""
+
+
+def test_a_body_that_moves_along_a_line_is_drawn_over_time():
+    layout = Layout(3, policy_inputs=(1, 2), features=(2, 0), relative=(0,))
+    policy = SkillPolicy(PolicyConfig(8, 1, layout, SkillSpace("discrete", 2), 8, 1, width=8, depth=1))
+    paths = np.arange(2 * 5 * 2, dtype=float).reshape(2, 5, 2)
+    drawn, how = cli._picture(policy, paths)
+    assert drawn[:, :, 0].tolist() == [[0, 1, 2, 3, 4]] * 2 and (drawn[:, :, 1] == paths[:, :, 1]).all()
+    assert how["equal_axes"] is False
