@@ -30,7 +30,9 @@ METRICS: dict[str, tuple[str, str]] = {  # of a report: what it is called in a c
     "plan_error": ("error of plans without replanning", ""),
     "probe": ("z read from rollouts", ""),
     "mutual_information_bits": ("mutual information of z and rollout", "bits"),
+    "held_information_bits": ("mutual information, skill held for 8 horizons", "bits"),
     "fidelity": ("rollouts within the held-out data's 99th percentile", "%"),
+    "held_fidelity": ("within that percentile, skill held for 8 horizons", "%"),
     "held_distance": ("change of the features, skill held", ""),
     "direction_error_degrees": ("worst direction off even spacing", "degrees"),
     "falls": ("falls, skill held", "%"),
@@ -39,7 +41,11 @@ METRICS: dict[str, tuple[str, str]] = {  # of a report: what it is called in a c
     "coverage": ("cells of the data that held skills reach", "%"),
     "smoothness": ("change between actions", ""),
 }
-_CEILINGS = {"mutual_information_bits": "mutual_information_ceiling", "vendi": "vendi_ceiling"}
+_CEILINGS = {
+    "mutual_information_bits": "mutual_information_ceiling",
+    "held_information_bits": "mutual_information_ceiling",
+    "vendi": "vendi_ceiling",
+}
 SETTINGS = {"starts", "skills", "replan_every", "held_steps", *_CEILINGS.values()}  # said in a sentence
 _SPACES = {"ball": "the unit ball of R^{n}", "sphere": "the unit sphere in R^{n}", "box": "[-1, 1]^{n}"}
 
@@ -206,7 +212,7 @@ def describe_spaces(policy: SkillPolicy) -> list[tuple[str, str]]:
         ("actions it takes", actions),
         ("skills", kind),
         ("action space of the agent", agent),
-        ("a skill lasts", f"{config.skill_duration} steps by default, planned anew every {config.replan_every}"),
+        ("a skill lasts", f"{config.skill_duration} steps by default, planned anew {_every(config.replan_every)}"),
         ("horizon of a plan", f"{config.horizon} steps"),
     ]
     if config.env_id is not None:
@@ -258,7 +264,7 @@ def _label(key: str, results: Mapping[str, Any], discrete: bool) -> str:
     if key == "probe":
         return f"{label}, {'accuracy' if discrete else 'R^2'}"
     if key in _CEILINGS and _is_number(ceiling := results.get(_CEILINGS[key])):
-        return f"{label}, of {ceiling:g}{f' {unit}' if unit else ''}"
+        return f"{label}, of {ceiling:.3g}{f' {unit}' if unit else ''}"
     if key == "held_distance" and _is_number(steps := results.get("held_steps")):
         return f"{label} for {steps:g} steps"
     return label if unit in ("", "%") else f"{label}, {unit}"
@@ -294,13 +300,17 @@ def _interval_text(key: str, entry: Mapping[str, Any]) -> str:
     return f"{_text(key, entry['iqm'])}{interval}, n={entry['n']:g}"
 
 
+def _every(steps: float) -> str:
+    return "at every step" if steps == 1 else f"every {steps:g} steps"
+
+
 def _measured(results: Mapping[str, Any]) -> str:
     """How the numbers came about."""
     said = "Measured on rollouts in the simulator, never on plans"
     if all(_is_number(results.get(key)) for key in ("starts", "skills", "replan_every")):
         said += (
-            f": {results['skills']:g} skills from each of {results['starts']:g} start states, with a new plan every "
-            f"{results['replan_every']:g} steps"
+            f": {results['skills']:g} skills from each of {results['starts']:g} start states, with a new plan "
+            f"{_every(results['replan_every'])}"
         )
         if _is_number(results.get("held_steps")):
             said += f"; held skills from resets, for {results['held_steps']:g} steps"

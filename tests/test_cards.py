@@ -201,7 +201,7 @@ def test_map_and_replay_are_shown_where_they_are_there():
         ),
         (
             {"layout": Layout.flat(4), "skill_space": SkillSpace("discrete", 5), "plan_length": 1, "replan_every": 1},
-            ["one of 5", "`Discrete(5)`", "4 numbers", "8 steps by default, planned anew every 1"],
+            ["one of 5", "`Discrete(5)`", "4 numbers", "8 steps by default, planned anew at every step"],
         ),
         ({"low": (-1.0,) * 2, "high": (1.0,) * 2, "discrete_actions": True}, ["`Discrete(2)`"]),
         ({"low": (-1.0,) * 2, "high": (1.0,) * 2}, ["2 numbers in [-1, 1]", "8 numbers, of these 2-7; or 6 numbers"]),
