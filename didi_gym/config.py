@@ -218,8 +218,9 @@ class AnchorConfig:
     learning_rate: float = 1e-3
     weight: float = 20.0
     """Weight of the anchor in the joint objective."""
-    tuning_steps: int = 500
-    """Gradient steps of the joint objective, which only tunes an anchored policy (in place of `skills.steps`)."""
+    tuning_steps: int = 0
+    """Gradient steps of the joint objective, which only tunes an anchored policy (in place of `skills.steps`); none by
+    default, since none was measured to help (docs/results.md)."""
     tuning_rate: float = 1e-4
     """Its learning rate."""
     residual_target: float = 1.0
@@ -232,6 +233,8 @@ class AnchorConfig:
         require_positive(self, *names)
         require_between(self, "ema_decay", 0, 1)
         require_between(self, "stay", 0.5, 0.999)
+        if self.tuning_steps < 0:
+            raise ValueError(f"tuning_steps must not be negative, got {self.tuning_steps}")
         if self.window < MIN_WINDOW:
             raise ValueError(f"window must be at least {MIN_WINDOW} environment steps, got {self.window}")
 

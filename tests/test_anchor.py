@@ -70,6 +70,15 @@ def small(skills):
     return TrainConfig(skills, prior, DynamicsConfig(steps=60, batch_size=32, width=32, members=2, unroll=3))
 
 
+def test_without_tuning_the_policy_is_as_anchored(tmp_path):
+    config = settings(anchor=AnchorConfig(window=24, stride=4, scout_steps=60, steps=80, batch_size=64))
+    dataset = gait_dataset(episodes=9)[0]
+    policy = train(dataset, small(config), tmp_path, progress=False)
+    anchored = train_anchor(dataset, config, horizon=8, progress=False).policy
+    for name, tensor in anchored.state_dict().items():
+        assert torch.equal(tensor, policy.state_dict()[name]), name
+
+
 def test_the_joint_objective_keeps_what_is_anchored(tmp_path):
     policy = train(gait_dataset()[0], small(settings()), tmp_path, progress=False)
     assert {0, 1, 2} <= set(behaviours(policy))
