@@ -235,3 +235,33 @@ def test_a_method_that_is_not_known_and_a_run_that_is_not_there_are_named(tmp_pa
         FileNotFoundError, match=r"didi-gym train --dataset didi/d-v0 --output .*didi-d-v0-seed3 --seed 3"
     ):
         baselines.measure(args, point_dataset(), "vae", 3)
+
+
+def test_the_page_of_results_is_made_of_the_committed_tables(tmp_path, monkeypatch):
+    import tables
+
+    monkeypatch.setattr(tables, "DOCS", tmp_path)
+    tables.main()
+    assert (tmp_path / "results.md").read_text() == (tables.ROOT / "docs" / "results.md").read_text()
+    assert (tmp_path / "results-scores.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_the_combined_score_needs_every_share_and_leaves_out_what_has_no_plan():
+    import tables
+
+    row = {"mutual_information_bits": "2", "mutual_information_ceiling": "4", "spread_ratio": "1.7", "fidelity": "0.5"}
+    assert tables.combined_score(row) == pytest.approx(0.25 ** (1 / 3))
+    assert tables.combined_score({**row, "mutual_information_bits": "-0.1"}) == 0
+    assert tables.combined_score({**row, "spread_ratio": "nan"}) == pytest.approx(0.5)
+
+
+def test_a_method_is_compared_on_the_seeds_and_data_that_both_have():
+    import tables
+
+    def row(method, dataset, seed, bits):
+        ceiling = {"mutual_information_ceiling": "4", "spread_ratio": "1", "fidelity": "1"}
+        return {"method": method, "dataset": dataset, "seed": seed, "mutual_information_bits": str(bits), **ceiling}
+
+    rows = [row("didi", d, s, 3) for d in "ab" for s in "01234"] + [row("rival", "a", s, 1) for s in "012"]
+    assert tables.improvement(rows, "rival", ["a", "b"]) == "1.00 [1.00, 1.00]"
+    assert tables.improvement(rows[:-1], "rival", ["a", "b"]) == "-"
