@@ -45,7 +45,7 @@ def read(name: str) -> list[Row]:
     if not path.is_file():
         return []
     with path.open(newline="") as file:
-        return list(csv.DictReader(file))
+        return list(csv.DictReader(line for line in file if not line.startswith("#")))
 
 
 def number(row: Row, column: str) -> float:
@@ -173,9 +173,10 @@ def gaits_table() -> str:
     return table([*head, "speeds, m/s"], lines)
 
 
-def generic_table(rows: list[Row]) -> str:
-    """A CSV as it is."""
-    return table(list(rows[0]), [[*row.values()] for row in rows])
+def generic_table(rows: list[Row], columns: Sequence[str] | None = None) -> str:
+    """A CSV as it is, or these columns of it."""
+    chosen = columns or list(rows[0])
+    return table([c.replace("_", " ") for c in chosen], [[row.get(c) or "" for c in chosen] for row in rows])
 
 
 def plot_scores(rows: list[Row], datasets: Sequence[str], file: Path) -> None:
@@ -256,18 +257,16 @@ def main() -> None:
         "DETAILS": "\n\n".join(f"**{d}**\n\n{details_table(rows, d)}" for d in sorted({r["dataset"] for r in rows})),
         "GAITS": gaits_table(),
     }
-    for key, name in (
-        ("SENSITIVITY", "sensitivity.csv"),
-        ("SPEED", "benchmarks/results/training_speed.csv"),
-    ):
-        found = read(name)
-        parts[key] = generic_table(found) if found else "(not run)"
+    if sensitivity := read("sensitivity.csv"):
+        shown = ("study", "value", "steps", "mutual_information_bits", "fidelity", "spread_ratio", "probe", "contact")
+        parts["SENSITIVITY"] = generic_table(sensitivity, shown)
+        plot_sensitivity(sensitivity, DOCS / "results-sensitivity.png")
+    if speed := read("benchmarks/results/training_speed.csv"):
+        parts["SPEED"] = generic_table([row for row in speed if row["table"] != "curve"])
     for key, part in parts.items():
         text = text.replace(f"<!-- {key} -->", part)
     (DOCS / "results.md").write_text(text)
     plot_scores(rows, continuous, DOCS / "results-scores.png")
-    if sensitivity := read("sensitivity.csv"):
-        plot_sensitivity(sensitivity, DOCS / "results-sensitivity.png")
     print(f"written: {DOCS / 'results.md'} and its pictures")
 
 
