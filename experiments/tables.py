@@ -18,7 +18,7 @@ from didi_gym.metrics import interquartile_mean, probability_of_improvement, str
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS, DOCS = ROOT / "experiments" / "results", ROOT / "docs"
-OURS = "didi"
+OURS, EQUAL = "didi", "didi-64-starts"  # the second is measured from as many starts as the rivals, for comparing
 Row = dict[str, str]
 
 METRICS = (  # column, title, scale, bar
@@ -102,7 +102,8 @@ def scores(rows: list[Row], method: str, dataset: str) -> dict[str, float]:
 
 def improvement(rows: list[Row], method: str, datasets: Sequence[str]) -> str:
     """P(ours > method) on the combined score, 95 % interval, over the seeds and data sets that both have."""
-    pairs = [(scores(rows, OURS, d), scores(rows, method, d)) for d in datasets]
+    own_name = EQUAL if any(r["method"] == EQUAL for r in rows) else OURS
+    pairs = [(scores(rows, own_name, d), scores(rows, method, d)) for d in datasets]
     pairs = [pair for pair in pairs if pair[0] and pair[1]]
     seeds = sorted(set.intersection(*(set(own) & set(other) for own, other in pairs))) if pairs else []
     if len(seeds) < 3:
@@ -120,13 +121,13 @@ def improvement(rows: list[Row], method: str, datasets: Sequence[str]) -> str:
 
 def baselines_table(rows: list[Row], datasets: Sequence[str]) -> str:
     """Combined score of every method, and the probability that ours is better."""
-    methods = sorted({r["method"] for r in rows if r["dataset"] in datasets} - {OURS})
+    methods = sorted({r["method"] for r in rows if r["dataset"] in datasets} - {OURS, EQUAL})
     methods.sort(key=lambda m: -np.mean([s for d in datasets for s in scores(rows, m, d).values()]))
     lines = []
-    for method in [OURS, *methods]:
+    for method in [OURS, *[EQUAL] * any(r["method"] == EQUAL for r in rows), *methods]:
         cells = [estimate(list(scores(rows, method, d).values())) for d in datasets]
         seeds = min((len(scores(rows, method, d)) for d in datasets if scores(rows, method, d)), default=0)
-        better = "" if method == OURS else improvement(rows, method, datasets)
+        better = "" if method in (OURS, EQUAL) else improvement(rows, method, datasets)
         lines.append([method, str(seeds), *cells, better])
     names = [d.removeprefix("didi/").removesuffix("-v0") for d in datasets]
     return table(["method", "seeds", *names, "P(ours better)"], lines)
