@@ -134,6 +134,7 @@ def test_the_program_of_a_published_card_runs_on_what_the_hub_has(name, hub_serv
 def test_a_card_is_made_and_checked_without_a_network(recipe):
     card = make_card(random_policy(), "body", recipe=recipe, results=RESULTS, licence="mit", files=["skill_map.png"])
     check_card(card, ["skill_map.png"])
+    assert ModelCard(card).data.library_name == "didi_gym" and "](skill_map.png)" in card
 
 
 def test_numbers_stand_in_the_model_index_as_measured_and_what_was_not_measured_does_not(recipe):

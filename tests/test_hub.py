@@ -246,9 +246,11 @@ def test_pickles_are_named_and_not_read(hub_server):
     assert not any("/resolve/" in request.path for request in hub_server.requests)
 
 
-def test_a_pickle_that_is_called_safetensors_is_not_read(hub_server, published):
-    hub_server.commit(NAME, {"model.safetensors": b"\x80\x04cos\nsystem\n(S'touch /tmp/owned'\ntR."})
+def test_a_pickle_that_is_called_safetensors_is_not_read(hub_server, published, tmp_path):
+    pickled = f"\x80\x04cos\nsystem\n(S'touch {tmp_path}/owned'\ntR.".encode("latin-1")
+    hub_server.commit(NAME, {"model.safetensors": pickled})
     assert "pickle, which is never read" in failure(NAME)
+    assert not (tmp_path / "owned").exists()
 
 
 def test_a_damaged_file_on_the_hub_says_that_it_is_damaged(hub_server, published):
