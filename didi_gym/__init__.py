@@ -23,11 +23,12 @@ from didi_gym import ids
 from didi_gym.version import __version__
 
 if TYPE_CHECKING:
-    from didi_gym.config import DynamicsConfig, Layout, PriorConfig, SkillConfig
+    from didi_gym.config import DynamicsConfig, PriorConfig, SkillConfig
     from didi_gym.data import TrajectoryDataset
     from didi_gym.diffusion import DiffusionPrior
     from didi_gym.evaluation import evaluate_skills
     from didi_gym.hub import SkillPolicyHubError, list_pretrained
+    from didi_gym.layout import Layout
     from didi_gym.policy import SkillPolicy
     from didi_gym.registration import make, make_vec
     from didi_gym.skills import SkillSpace
@@ -38,7 +39,7 @@ if TYPE_CHECKING:
 _HOMES = {
     "DiffusionPrior": "diffusion",
     "DynamicsConfig": "config",
-    "Layout": "config",
+    "Layout": "layout",
     "PriorConfig": "config",
     "SkillActionVectorWrapper": "wrappers.vector",
     "SkillActionWrapper": "wrappers.single",

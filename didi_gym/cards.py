@@ -10,7 +10,7 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from didi_gym.config import ObservationSource
+from didi_gym.layout import ObservationSource
 from didi_gym.policy import SkillPolicy
 from didi_gym.recipes import CardError, Recipe
 

@@ -6,126 +6,25 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from didi_gym.files import in_short
+from didi_gym.layout import Layout
+from didi_gym.limits import (
+    MAX_ACTION,
+    MAX_DIFFUSION_STEPS,
+    MAX_DURATION,
+    MAX_HORIZON,
+    MAX_LEVELS,
+    MAX_MEMBERS,
+    MAX_SKILL,
+    MAX_WIDTH,
+    require_between,
+    require_positive,
+    require_size,
+)
 from didi_gym.skills import SkillSpace
 
 FORMAT_VERSION = 1
 MODEL_TYPE = "didi"
 MIN_WINDOW = 12  # steps without which no rhythm is seen
-
-# What a file may ask for at most: far beyond what is of use, and what no computer is brought down by.
-MAX_STATE = 4_096
-MAX_OBSERVATION = 10_000_000
-MAX_ACTION = 4_096
-MAX_SKILL = 1_024
-MAX_HORIZON = 10_000
-MAX_DURATION = 1_000_000
-MAX_WIDTH = 8_192
-MAX_DEPTH = 256
-MAX_LEVELS = 8
-MAX_MEMBERS = 256
-MAX_DIFFUSION_STEPS = 100_000
-
-
-@dataclass(frozen=True)
-class Heading:
-    """The yaw of a body that moves on a plane, and everything in a state that turns with it.
-
-    Where a layout has a heading, trajectories are seen in the frame of their first state (yaw zero), and the first
-    two coordinates of a continuous skill are a direction in the *world*: a held skill keeps its direction while the
-    body turns. Discrete skills stay in the body's frame.
-    """
-
-    quaternion: tuple[int, int, int, int]
-    """State indices of the body's orientation (w, x, y, z)."""
-    vectors: tuple[tuple[int, int], ...]
-    """Pairs of state indices that hold the world (x, y) of a position or a velocity."""
-
-
-@dataclass(frozen=True)
-class ObservationSource:
-    """One form in which an environment may present what the policy reads."""
-
-    size: int
-    """Length of the observation, after joining `keys`."""
-    indices: tuple[int, ...]
-    """Which of those numbers the policy reads, in the policy's order."""
-    keys: tuple[str, ...] = ()
-    """Keys of a Dict observation, joined in this order; empty for a flat Box observation."""
-    angles: tuple[int, ...] = ()
-    """Which of the chosen numbers are angles in radians, by their place in `indices`: the policy reads the cosine
-    there, and all sines at the end. An angle that winds would lead a network where it has never been."""
-
-    @property
-    def width(self) -> int:
-        """Numbers that come out."""
-        return len(self.indices) + len(self.angles)
-
-    def __post_init__(self) -> None:
-        require_between(self, "size", 1, MAX_OBSERVATION)
-        if not self.indices or min(self.indices) < 0 or max(self.indices) >= self.size:
-            raise ValueError(
-                f"observation source: indices {self.indices} must lie in 0..{self.size - 1} and not be empty"
-            )
-        if any(not 0 <= place < len(self.indices) for place in self.angles):
-            raise ValueError(f"observation source: angles {self.angles} must lie in 0..{len(self.indices) - 1}")
-
-
-@dataclass(frozen=True)
-class Layout:
-    """What a state holds: what the policy reads of it, and what the prior and the discriminator judge.
-
-    Indices count within the *state*, the numbers a data set keeps of each observation.
-    """
-
-    state_dim: int
-    policy_inputs: tuple[int, ...]
-    """State indices the policy reads, in order."""
-    features: tuple[int, ...]
-    """State indices whose change within a trajectory a skill is recognised by."""
-    relative: tuple[int, ...] = ()
-    """State indices measured from the trajectory's first state; neither policy nor dynamics may depend on them."""
-    heading: Heading | None = None
-    sources: tuple[ObservationSource, ...] = ()
-    """The observations in which the policy finds its inputs, tried in order."""
-    state_source: ObservationSource | None = None
-    """The observation that holds the whole state: the data set's own. Evaluation needs it, acting does not."""
-
-    def __post_init__(self) -> None:
-        require_between(self, "state_dim", 1, MAX_STATE)
-        named = {"policy_inputs": self.policy_inputs, "features": self.features, "relative": self.relative}
-        if self.heading is not None:
-            named["heading"] = (*self.heading.quaternion, *(i for pair in self.heading.vectors for i in pair))
-        for name, indices in named.items():
-            wrong = [i for i in indices if not 0 <= i < self.state_dim]
-            if wrong or len(set(indices)) != len(indices):
-                raise ValueError(f"layout: {name} {indices} must be distinct indices in 0..{self.state_dim - 1}")
-        if not self.policy_inputs or not self.features:
-            raise ValueError("layout: policy_inputs and features must each name at least one state index")
-        if set(self.relative) & set(self.policy_inputs):
-            raise ValueError("layout: the policy cannot read indices that are relative to a trajectory's first state")
-        if self.heading is not None:
-            readable = set(self.policy_inputs)
-            if not set(self.heading.quaternion) <= readable:
-                raise ValueError("layout: the policy must read the heading's quaternion")
-            for pair in self.heading.vectors:
-                if len(readable & set(pair)) == 1 or len(set(self.relative) & set(pair)) == 1:
-                    raise ValueError(f"layout: heading vector {pair} must be read as a whole or not at all")
-        if set(self.policy_inputs) | set(self.relative) != set(range(self.state_dim)):
-            raise ValueError("layout: every state index must be read by the policy or be relative")
-        if self.state_source is not None and self.state_source.width != self.state_dim:
-            raise ValueError(f"layout: state_source must select {self.state_dim} numbers")
-        for source in self.sources:
-            if source.width != len(self.policy_inputs):
-                raise ValueError(
-                    f"layout: a source selects {source.width} numbers, the policy reads {len(self.policy_inputs)}"
-                )
-
-    @staticmethod
-    def flat(state_dim: int, keys: tuple[str, ...] = ()) -> Layout:
-        """The layout of a data set about which nothing is known: the policy reads and is judged by everything."""
-        everything = tuple(range(state_dim))
-        source = ObservationSource(state_dim, everything, keys)
-        return Layout(state_dim, everything, everything, sources=(source,), state_source=source)
 
 
 @dataclass(frozen=True)
@@ -368,21 +267,3 @@ class PolicyConfig:
     def actions_per_plan(self) -> int:
         """`plan_length`, or the horizon where that is None."""
         return self.horizon if self.plan_length is None else self.plan_length
-
-
-def require_positive(config: Any, *names: str) -> None:
-    for name in names:
-        if not getattr(config, name) > 0:
-            raise ValueError(f"{name} must be positive, got {getattr(config, name)}")
-
-
-def require_between(config: Any, name: str, low: float, high: float) -> None:
-    if not low <= getattr(config, name) <= high:
-        raise ValueError(f"{name} must be in [{low}, {high}], got {getattr(config, name)}")
-
-
-def require_size(config: Any) -> None:
-    """Check the size of a network: `width`, and `depth` where it has one."""
-    require_between(config, "width", 1, MAX_WIDTH)
-    if hasattr(config, "depth"):
-        require_between(config, "depth", 1, MAX_DEPTH)

@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 from gymnasium import spaces
 
-from didi_gym.config import Layout, ObservationSource
 from didi_gym.decoding import from_dict
 from didi_gym.frames import choose_numbers, localize
+from didi_gym.layout import Layout, ObservationSource
 
 LAYOUT_KEY, KEYS_KEY = "didi_gym_layout", "didi_gym_keys"  # metadata a data set may carry about itself
 _UNBOUNDED = 1e9  # no actuator takes numbers of this size

@@ -5,8 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from didi_gym.config import Layout, SkillConfig
+from didi_gym.config import SkillConfig
 from didi_gym.frames import turn
+from didi_gym.layout import Layout
 
 
 class Discriminator(nn.Module):

@@ -7,9 +7,10 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from didi_gym.config import DynamicsConfig, Layout, PolicyConfig
+from didi_gym.config import DynamicsConfig, PolicyConfig
 from didi_gym.decoding import from_dict
 from didi_gym.files import SafeFileError, in_short
+from didi_gym.layout import Layout
 from didi_gym.networks import EnsembleMLP
 from didi_gym.tensors import LONGEST_HEADER, load_info, load_network
 

@@ -24,7 +24,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from didi_gym.config import Layout
+from didi_gym.layout import Layout
 from didi_gym.networks import NumpyResidualMLP
 
 if TYPE_CHECKING:

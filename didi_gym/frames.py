@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from didi_gym.config import Heading, Layout, ObservationSource
+from didi_gym.layout import Heading, Layout, ObservationSource
 
 
 def yaw_of(states: Any, heading: Heading) -> Any:

@@ -6,8 +6,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from didi_gym.config import Layout
 from didi_gym.frames import localize
+from didi_gym.layout import Layout
 
 _TAIL = 0.0005  # share of samples beyond each limit: one outlier must not squeeze the rest
 _CONSTANT = 1e-6  # a dimension that moves less than this is constant and is only centred

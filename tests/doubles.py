@@ -10,7 +10,8 @@ import gymnasium as gym
 import numpy as np
 from gymnasium import spaces
 
-from didi_gym.config import Layout, ObservationSource, PolicyConfig
+from didi_gym.config import PolicyConfig
+from didi_gym.layout import Layout, ObservationSource
 from didi_gym.skills import SkillSpace
 
 

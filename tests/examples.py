@@ -8,18 +8,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from didi_gym.config import (
-    AnchorConfig,
-    DynamicsConfig,
-    Heading,
-    Layout,
-    ObservationSource,
-    PolicyConfig,
-    PriorConfig,
-    SkillConfig,
-    UNetConfig,
-)
+from didi_gym.config import AnchorConfig, DynamicsConfig, PolicyConfig, PriorConfig, SkillConfig, UNetConfig
 from didi_gym.data import TrajectoryDataset
+from didi_gym.layout import Heading, Layout, ObservationSource
 from didi_gym.policy import SkillPolicy
 from didi_gym.skills import SkillSpace
 from didi_gym.training import TrainConfig

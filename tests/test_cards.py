@@ -18,8 +18,8 @@ from didi_gym.cards import (
     make_card,
     read_results,
 )
-from didi_gym.config import Layout
 from didi_gym.hub import known_models
+from didi_gym.layout import Layout
 from didi_gym.policy import SkillPolicy
 from didi_gym.recipes import CardError, Recipe
 from didi_gym.skills import SkillSpace

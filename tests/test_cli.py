@@ -17,8 +17,9 @@ from minari.data_collector import EpisodeBuffer
 
 from didi_gym import cli, hub_commands, training
 from didi_gym.checkpoints import TrainingState
-from didi_gym.config import DynamicsConfig, Layout, PolicyConfig, PriorConfig, SkillConfig
+from didi_gym.config import DynamicsConfig, PolicyConfig, PriorConfig, SkillConfig
 from didi_gym.data import TrajectoryDataset
+from didi_gym.layout import Layout
 from didi_gym.policy import SkillPolicy
 from didi_gym.skills import SkillSpace
 from didi_gym.tensors import load_tensors

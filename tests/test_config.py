@@ -4,17 +4,9 @@ from dataclasses import replace
 
 import pytest
 
-from didi_gym.config import (
-    DynamicsConfig,
-    Heading,
-    Layout,
-    ObservationSource,
-    PolicyConfig,
-    PriorConfig,
-    SkillConfig,
-    UNetConfig,
-)
+from didi_gym.config import DynamicsConfig, PolicyConfig, PriorConfig, SkillConfig, UNetConfig
 from didi_gym.decoding import from_dict, to_dict
+from didi_gym.layout import Heading, Layout, ObservationSource
 from didi_gym.skills import SkillSpace
 from didi_gym.training import TrainConfig
 from tests.examples import BODY, random_policy

@@ -11,11 +11,12 @@ from gymnasium import spaces
 
 from didi_gym import cli
 from didi_gym.collect.minari_io import Episode, write_dataset
-from didi_gym.config import Layout, PolicyConfig
+from didi_gym.config import PolicyConfig
 from didi_gym.data import DatasetError, TrajectoryDataset
 from didi_gym.decoding import from_dict, to_dict
 from didi_gym.evaluation import evaluate_skills
 from didi_gym.execution import to_discrete
+from didi_gym.layout import Layout
 from didi_gym.networks import one_hot_choice
 from didi_gym.policy import SkillPolicy
 from didi_gym.simulation import SkillSimulator

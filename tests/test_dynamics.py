@@ -1,8 +1,9 @@
 import pytest
 import torch
 
-from didi_gym.config import DynamicsConfig, Layout
+from didi_gym.config import DynamicsConfig
 from didi_gym.dynamics import DynamicsEnsemble
+from didi_gym.layout import Layout
 from didi_gym.losses import dynamics_loss
 from didi_gym.training import train_dynamics
 from tests.examples import BODY, point_dataset

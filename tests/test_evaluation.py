@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 from gymnasium import spaces
 
-from didi_gym.config import Layout, PolicyConfig
+from didi_gym.config import PolicyConfig
 from didi_gym.data import TrajectoryDataset
 from didi_gym.evaluation import SkillReport, evaluate_skills
+from didi_gym.layout import Layout
 from didi_gym.metrics import direction_error, mutual_information, nearest_distance, skill_probe, skill_spread
 from didi_gym.policy import SkillPolicy
 from didi_gym.simulation import SkillSimulator, data_env_id, hold_skills

@@ -10,8 +10,8 @@ from gymnasium import spaces
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from didi_gym.config import Layout, ObservationSource
 from didi_gym.execution import SkillExecutor
+from didi_gym.layout import Layout, ObservationSource
 from didi_gym.matching import InputSelector
 from didi_gym.rewards import RewardRule
 from tests.doubles import ToyEnv, ToyGoalEnv

@@ -2,8 +2,8 @@ import numpy as np
 import pytest
 import torch
 
-from didi_gym.config import Layout, ObservationSource
 from didi_gym.frames import choose_numbers, inputs_to_state, localize, recover_numbers, turn, turn_skill, yaw_of
+from didi_gym.layout import Layout, ObservationSource
 from tests.examples import BODY, body_states
 
 

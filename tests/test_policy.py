@@ -8,11 +8,12 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from didi_gym.config import DynamicsConfig, Layout
+from didi_gym.config import DynamicsConfig
 from didi_gym.decoding import to_dict
 from didi_gym.dynamics import DynamicsEnsemble
 from didi_gym.frames import inputs_to_state, localize, turn
 from didi_gym.hub import SkillPolicyHubError
+from didi_gym.layout import Layout
 from didi_gym.policy import SkillPolicy
 from didi_gym.skills import SkillSpace
 from tests.examples import BODY, body_states, random_policy

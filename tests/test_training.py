@@ -12,12 +12,12 @@ import torch
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from didi_gym.checkpoints import TrainingState, TrainingStopped
-from didi_gym.config import Layout
 from didi_gym.data import DatasetError, TrajectoryDataset
 from didi_gym.decoding import to_dict
 from didi_gym.diffusion import DiffusionPrior
 from didi_gym.discriminator import Discriminator
 from didi_gym.files import SafeFileError
+from didi_gym.layout import Layout
 from didi_gym.loops import Batches
 from didi_gym.losses import diversity_loss
 from didi_gym.normalization import Normalizer

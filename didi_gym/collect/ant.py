@@ -26,7 +26,7 @@ from didi_gym.collect.gaits import (
 )
 from didi_gym.collect.minari_io import Episode, require_writable, write_dataset
 from didi_gym.collect.parallel import OrderedMap, ordered_map
-from didi_gym.config import Heading, Layout, ObservationSource
+from didi_gym.layout import Heading, Layout, ObservationSource
 from didi_gym.progress import Report
 from didi_gym.progress import progress as progress_of
 

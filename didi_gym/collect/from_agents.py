@@ -16,7 +16,7 @@ from didi_gym.collect.minari_io import require_writable, write_dataset
 from didi_gym.collect.parallel import ordered_map
 from didi_gym.collect.recording import Recorder, record, shared_env
 from didi_gym.collect.sb3_policy import SB3Policy
-from didi_gym.config import Layout, ObservationSource
+from didi_gym.layout import Layout, ObservationSource
 from didi_gym.progress import progress as progress_of
 
 _POSITIONS = "exclude_current_positions_from_observation"  # how Gymnasium's MuJoCo bodies call it

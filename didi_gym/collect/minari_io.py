@@ -14,9 +14,9 @@ from typing import Any
 
 import numpy as np
 
-from didi_gym.config import Layout
 from didi_gym.data import KEYS_KEY, LAYOUT_KEY
 from didi_gym.decoding import to_dict
+from didi_gym.layout import Layout
 
 AUTHOR, CODE = "didi_gym", "didi_gym.collect"
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from didi_gym.collect.minari_io import Episode, require_writable, write_dataset
 from didi_gym.collect.parallel import OrderedMap, ordered_map
-from didi_gym.config import Layout, ObservationSource
+from didi_gym.layout import Layout, ObservationSource
 from didi_gym.progress import Report
 from didi_gym.progress import progress as progress_of
 

@@ -11,9 +11,9 @@ import pytest
 from didi_gym.collect.ant import ant_layout
 from didi_gym.collect.minari_io import Episode, require_writable, write_dataset
 from didi_gym.collect.pointmaze import pointmaze_layout
-from didi_gym.config import Layout
 from didi_gym.data import KEYS_KEY, LAYOUT_KEY
 from didi_gym.decoding import from_dict
+from didi_gym.layout import Layout
 
 minari = pytest.importorskip("minari")
 ID = "didi/test-v0"

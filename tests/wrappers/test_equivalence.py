@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv
 
-from didi_gym.config import Layout, ObservationSource
 from didi_gym.execution import SkillExecutor
+from didi_gym.layout import Layout, ObservationSource
 from didi_gym.planner import row_of
 from didi_gym.wrappers import SkillActionVectorWrapper, SkillActionWrapper
 from didi_gym.wrappers.sb3 import SkillActionVecEnvWrapper
