@@ -13,19 +13,14 @@ from gymnasium import spaces
 
 from didi_gym.decoding import from_dict
 from didi_gym.frames import choose_numbers, localize
-from didi_gym.layout import Layout, ObservationSource
+from didi_gym.layout import Layout
+from didi_gym.packing import DatasetError as DatasetError  # for users it is this module's
+from didi_gym.packing import Packer, about_actions, choose_keys, encode_actions, join_keys, state_source
 
 LAYOUT_KEY, KEYS_KEY = "didi_gym_layout", "didi_gym_keys"  # metadata a data set may carry about itself
-_UNBOUNDED = 1e9  # no actuator takes numbers of this size
-
-
 _HORIZONS = (8, 16, 24, 32, 48, 64, 96)
 _SUGGEST_WINDOWS = 16_000
 _UNEXPLAINED = 0.25  # share of the change that must be open: chosen on ant and point-maze data, docs/decisions.md
-
-
-class DatasetError(ValueError):
-    """A data set that skills cannot be learned from; the message says which episode and field, and what to do."""
 
 
 @dataclass(frozen=True)
@@ -175,11 +170,11 @@ class TrajectoryDataset:
             **about: Other fields; without `action_space` also `action_low` and `action_high`.
         """
         if action_space is not None:
-            about.update(_about_actions(action_space))
-        packer = _Packer(sum(len(actions) for _, actions in episodes))
+            about.update(about_actions(action_space))
+        packer = Packer(sum(len(actions) for _, actions in episodes))
         for i, (observations, actions) in enumerate(episodes):
-            packer.add(i, np.asarray(observations), _action_vectors(np.asarray(actions), action_space, i))
-        return packer.finish(layout, **about)
+            packer.add(i, np.asarray(observations), encode_actions(np.asarray(actions), action_space, i))
+        return cls(**packer.finish(layout, **about))
 
     @classmethod
     def from_minari(
@@ -223,157 +218,32 @@ class TrajectoryDataset:
         angles = known.angles if known is not None and (indices is None or tuple(indices) == known.indices) else ()
         if keys is None and KEYS_KEY in metadata:
             keys = json.loads(metadata[KEYS_KEY])
-        keys = _choose_keys(dataset.observation_space, keys)
+        keys = choose_keys(dataset.observation_space, keys)
         space = dataset.action_space
-        about_actions = _about_actions(space)
-        source = replace(_state_source(dataset.observation_space, keys, indices), angles=angles)
-        whole = _state_source(dataset.observation_space, keys, None)
-        packer = _Packer(int(dataset.total_steps))
+        about = about_actions(space)
+        source = replace(state_source(dataset.observation_space, keys, indices), angles=angles)
+        whole = state_source(dataset.observation_space, keys, None)
+        packer = Packer(int(dataset.total_steps))
         for episode in dataset.iterate_episodes():
-            observations = _join(episode.observations, keys, episode.id)
+            observations = join_keys(episode.observations, keys, episode.id)
             packer.add(
                 episode.id,
                 observations if source == whole else choose_numbers(observations, source),
-                _action_vectors(episode.actions, space, episode.id),
+                encode_actions(episode.actions, space, episode.id),
             )
         if layout is None:
             layout = replace(Layout.flat(source.width), sources=(source,))
         layout = replace(layout, state_source=source)
         spec = dataset.env_spec
         kwargs = {} if spec is None else {k: v for k, v in spec.kwargs.items() if _is_json(v) and k != "render_mode"}
-        return packer.finish(
+        fields = packer.finish(
             layout,
             dataset_id=dataset_id,
             env_id=None if spec is None else spec.id,
             env_kwargs=kwargs,
-            **about_actions,
+            **about,
         )
-
-
-class _Packer:
-    """Copies episodes into arrays allocated once: a data set costs its own size and one episode."""
-
-    def __init__(self, steps: int) -> None:
-        self.steps, self.used = steps, 0
-        self.observations: np.ndarray | None = None
-        self.actions: np.ndarray | None = None
-        self.starts: list[int] = []
-
-    def add(self, episode: Any, observations: np.ndarray, actions: np.ndarray) -> None:
-        for name, array in (("observations", observations), ("actions", actions)):
-            if array.ndim != 2 or array.dtype.kind not in "fiub":
-                raise DatasetError(
-                    f"episode {episode}: {name} must be rows of numbers, got {array.shape} {array.dtype}"
-                )
-            if not np.isfinite(array).all():
-                row, column = np.argwhere(~np.isfinite(array))[0]
-                raise DatasetError(
-                    f"episode {episode}: {name}[{row}, {column}] is {array[row, column]}; remove or repair the episode"
-                )
-        if len(observations) not in (len(actions), len(actions) + 1):
-            raise DatasetError(
-                f"episode {episode}: {len(observations)} observations do not go with {len(actions)} actions"
-            )
-        if self.observations is None or self.actions is None:
-            self.observations = np.empty((self.steps, observations.shape[1]), np.float32)
-            self.actions = np.empty((self.steps, actions.shape[1]), np.float32)
-        end = self.used + len(actions)
-        for name, array, packed in (
-            ("observations", observations, self.observations),
-            ("actions", actions, self.actions),
-        ):
-            if array.shape[1] != packed.shape[1]:
-                raise DatasetError(
-                    f"episode {episode}: {name} have {array.shape[1]} numbers, those of earlier episodes "
-                    f"{packed.shape[1]}"
-                )
-            packed[self.used : end] = array[: len(actions)]
-        self.starts.append(self.used)
-        self.used = end
-
-    def finish(self, layout: Layout | None = None, **about: Any) -> TrajectoryDataset:
-        if self.observations is None or self.actions is None:
-            raise DatasetError("the data set has no episodes")
-        observations, actions = self.observations[: self.used], self.actions[: self.used]
-        starts = np.asarray(self.starts, np.int64)
-        low, high = (
-            np.asarray(about.pop(k, v), np.float32) for k, v in (("action_low", -np.inf), ("action_high", np.inf))
-        )
-        low = np.where(is_bound(low), low, actions.min(0))
-        high = np.where(is_bound(high), high, actions.max(0))
-        lengths = np.diff(starts, append=self.used)
-        layout = layout or Layout.flat(observations.shape[1])
-        return TrajectoryDataset(observations, actions, starts, lengths, layout, low, high, **about)
-
-
-def is_bound(limit: np.ndarray) -> np.ndarray:
-    """Where an action limit is one: some spaces write the largest float for infinity."""
-    return np.abs(limit) < _UNBOUNDED
-
-
-def _about_actions(space: spaces.Space) -> dict[str, Any]:
-    """Fields of a data set that its action space fixes: the bounds of an action vector, and whether it is one-hot."""
-    if isinstance(space, spaces.Discrete):
-        return {"action_low": np.zeros(space.n), "action_high": np.ones(space.n), "discrete_actions": True}
-    if not isinstance(space, spaces.Box) or len(space.shape) != 1:
-        raise DatasetError(f"actions must be a flat Box or Discrete, got {space}; others are not supported yet")
-    if not np.issubdtype(space.dtype, np.floating):
-        raise DatasetError(f"actions must be real numbers or Discrete, got {space}; others are not supported yet")
-    return {"action_low": space.low, "action_high": space.high}
-
-
-def _action_vectors(actions: np.ndarray, space: spaces.Space | None, episode: Any) -> np.ndarray:
-    """An episode's actions as `(steps, action_dim)`: those of a Discrete space, `(steps,)`, become one-hot float32.
-
-    The inverse is `didi_gym.execution.to_discrete`.
-    """
-    if not isinstance(space, spaces.Discrete):
-        return actions
-    if actions.ndim != 1 or actions.dtype.kind not in "iu":
-        raise DatasetError(
-            f"episode {episode}: actions of {space} must be whole numbers of shape (steps,), got {actions.shape} "
-            f"{actions.dtype}"
-        )
-    index = actions.astype(np.int64) - int(space.start)
-    outside = np.flatnonzero((index < 0) | (index >= space.n))
-    if len(outside):
-        raise DatasetError(
-            f"episode {episode}: actions[{outside[0]}] is {actions[outside[0]]}, expected {space.start} to "
-            f"{space.start + space.n - 1}; remove or repair the episode"
-        )
-    return np.eye(int(space.n), dtype=np.float32)[index]
-
-
-def _choose_keys(space: spaces.Space, keys: Sequence[str] | None) -> tuple[str, ...]:
-    if not isinstance(space, spaces.Dict):
-        if keys:
-            raise DatasetError(f"keys {list(keys)} were asked for, but the observation is no Dict: {space}")
-        if not isinstance(space, spaces.Box) or len(space.shape) != 1:
-            raise DatasetError(f"observations must be a flat Box or a Dict of them, got {space}")
-        return ()
-    chosen = tuple(keys) if keys else (("observation",) if "observation" in space.spaces else tuple(space.spaces))
-    for key in chosen:
-        box = space.spaces.get(key)
-        if not isinstance(box, spaces.Box) or len(box.shape) != 1:
-            raise DatasetError(
-                f"observation key {key!r} must be a flat Box, got {box}; choose among {list(space.spaces)}"
-            )
-    return chosen
-
-
-def _join(observations: Any, keys: tuple[str, ...], episode: Any) -> np.ndarray:
-    if not keys:
-        return np.asarray(observations)
-    missing = [key for key in keys if key not in observations]
-    if missing:
-        raise DatasetError(f"episode {episode}: observation has no key {missing[0]!r}, only {list(observations)}")
-    return np.concatenate([observations[key] for key in keys], axis=-1)
-
-
-def _state_source(space: spaces.Space, keys: tuple[str, ...], indices: Sequence[int] | None) -> ObservationSource:
-    boxes: list[Any] = [space[key] for key in keys] if isinstance(space, spaces.Dict) else [space]
-    size = sum(int(box.shape[0]) for box in boxes)
-    return ObservationSource(size, tuple(range(size)) if indices is None else tuple(int(i) for i in indices), keys)
+        return cls(**fields)
 
 
 def _is_json(value: Any) -> bool:

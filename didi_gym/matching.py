@@ -14,10 +14,10 @@ import numpy as np
 from gymnasium import spaces
 from gymnasium.envs.registration import EnvSpec
 
-from didi_gym.data import is_bound
 from didi_gym.execution import action_vectors
 from didi_gym.frames import choose_numbers
 from didi_gym.layout import Layout, ObservationSource
+from didi_gym.packing import is_bound
 
 if TYPE_CHECKING:
     from didi_gym.policy import SkillPolicy

@@ -8,6 +8,7 @@ from gymnasium import spaces
 from minari.data_collector import EpisodeBuffer
 
 from didi_gym.data import DatasetError, TrajectoryDataset
+from didi_gym.packing import Packer
 from tests.examples import BODY
 
 
@@ -78,13 +79,11 @@ def test_memory_is_the_datas_own_size_and_windows_cost_nothing():
         for i in range(200):
             yield i, np.full((1001, 20), i, np.float32), np.zeros((1000, 4), np.float32)
 
-    from didi_gym.data import _Packer
-
     tracemalloc.start()
-    packer = _Packer(200 * 1000)
+    packer = Packer(200 * 1000)
     for episode in stream():
         packer.add(*episode)
-    dataset = packer.finish()
+    dataset = TrajectoryDataset(**packer.finish())
     dataset.num_windows(16)
     dataset.window_starts(np.arange(128), 16)
     peak = tracemalloc.get_traced_memory()[1]

@@ -18,7 +18,7 @@ ROWS = [  # a module imports only from the rows above its own; a subpackage also
     ["version", "skills", "rewards", "files", "progress", "ids", "decoding", "limits"],
     ["layout", "tensors", "hub_client"],
     ["config"],
-    ["frames", "networks", "unet", "hub", "checkpoints", "remote", "recipes"],
+    ["frames", "networks", "unet", "hub", "checkpoints", "remote", "recipes", "packing"],
     ["policy_folder", "normalization", "diffusion", "dynamics", "discriminator", "data", "engines"],
     ["policy", "losses", "execution", "assignment"],
     ["matching", "loops", "cards"],
