@@ -80,7 +80,8 @@ def list_policies(args: List) -> None:
 
 def info(args: Info) -> None:
     from didi_gym import hub
-    from didi_gym.cards import METRICS, RESULTS_FILE, describe_spaces, read_results
+    from didi_gym.card_text import METRICS, describe_spaces
+    from didi_gym.cards import RESULTS_FILE, read_results
     from didi_gym.policy import SkillPolicy
 
     policy = SkillPolicy.from_pretrained(args.name, device="cpu")

@@ -23,7 +23,8 @@ import numpy as np
 import tyro
 
 from didi_gym import cli
-from didi_gym.cards import RESULTS_FILE, SETTINGS, read_results
+from didi_gym.card_text import SETTINGS
+from didi_gym.cards import RESULTS_FILE, read_results
 from didi_gym.metrics import interquartile_mean, stratified_bootstrap
 from didi_gym.policy import SkillPolicy
 from didi_gym.recipes import Recipe
