@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from didi_gym import hub
 from didi_gym.config import PolicyConfig
@@ -19,13 +19,11 @@ from didi_gym.decoding import to_dict
 from didi_gym.dynamics import DynamicsEnsemble
 from didi_gym.engines import TORCH, Engine, EngineName, HeadingFrame, check_arguments, make_engine
 from didi_gym.files import SafeFileError
-from didi_gym.frames import localize, turn, turn_skill
-from didi_gym.networks import ResidualMLP, one_hot_choice
-from didi_gym.normalization import Normalizer
+from didi_gym.frames import turn
 from didi_gym.policy_folder import CONFIG_FILE, TRAINING_FILE, WEIGHTS_FILE, read_config
+from didi_gym.policy_network import PolicyNetwork
 from didi_gym.skills import SkillSpace
-from didi_gym.tensors import MAX_NUMBERS, load_network, write_atomically, write_tensors
-from didi_gym.unet import TemporalUNet
+from didi_gym.tensors import load_network, write_atomically, write_tensors
 
 if TYPE_CHECKING:
     from huggingface_hub import CommitInfo
@@ -45,7 +43,7 @@ class Plan(Generic[Array]):
     loaded without its dynamics model."""
 
 
-class SkillPolicy(nn.Module):
+class SkillPolicy(PolicyNetwork):
     """The contextual policy pi(trajectory | observation, z).
 
     `forward` speaks normalised units in the trajectory's own frame; `plan`, `plan_actions` and `act` speak environment
@@ -53,34 +51,12 @@ class SkillPolicy(nn.Module):
     tensors there, without waiting for the device. Source: DIDI (Xu et al., ICML 2024, arXiv 2405.14790).
     """
 
-    low: Tensor
-    high: Tensor
-    input_indices: Tensor
-
     def __init__(self, config: PolicyConfig) -> None:
-        super().__init__()
-        self.config = config
+        super().__init__(config)
         self.name_or_path: str | None = None
         self.revision: str | None = None  # the commit of the weights, where they came from the Hub
-        layout = config.layout
-        # a tensor, since indexing with a list copies it to the device and waits
-        self.register_buffer("input_indices", torch.tensor(layout.policy_inputs, device="cpu"), persistent=False)
-        self._read, self._skill_dim = len(layout.policy_inputs), config.skill_space.skill_dim
+        self._read = len(config.layout.policy_inputs)
         self._frame = HeadingFrame.of(self)
-        self._joint = config.consistency == "joint"
-        read, state_dim = self._read + self._skill_dim, layout.state_dim if self._joint else 0
-        self.net: nn.Module
-        if config.network == "unet":
-            dim = config.action_dim + state_dim
-            self.net = TemporalUNet(config.actions_per_plan, read, dim, self._skill_dim, config.unet)
-        else:  # all actions, to be sliced off cheaply, then the states 1..H-1 where it is joint
-            outputs = config.actions_per_plan * config.action_dim + (config.horizon - 1) * state_dim
-            self.net = ResidualMLP(read, outputs, self._skill_dim, config.width, config.depth)
-        self.normalizer = Normalizer(layout.state_dim)
-        self.register_buffer("low", -torch.ones(config.action_dim))
-        self.register_buffer("high", torch.ones(config.action_dim))
-        if (numbers := sum(tensor.numel() for tensor in self.state_dict().values())) > MAX_NUMBERS:
-            raise ValueError(f"a policy may have {MAX_NUMBERS:,} weights, this would have {numbers:,}: lower its width")
         self._dynamics: list[DynamicsEnsemble] = []  # in a list: no part of the policy's weights
         self._engine: Engine | None = None  # made when it is first needed, of the weights of that moment
 
@@ -116,72 +92,6 @@ class SkillPolicy(nn.Module):
     def attach_dynamics(self, model: DynamicsEnsemble | None) -> None:
         """Let `plan` imagine states through `model`, which does not become part of the policy's weights."""
         self._dynamics = [] if model is None else [model]
-
-    # -- training ----------------------------------------------------------------------------------------------------
-    def forward(
-        self, inputs: Tensor, skills: Tensor, generator: torch.Generator | None = None
-    ) -> tuple[Tensor, Tensor | None]:
-        """Emit trajectories for normalised policy inputs and skills in the trajectory's frame.
-
-        Args:
-            inputs: `(batch, len(policy_inputs))`.
-            skills: `(batch, skill_dim)`.
-            generator: Where given, discrete actions are drawn, for training; else they are the most likely ones.
-
-        Returns:
-            Actions `(batch, plan_length, action_dim)` in [-1, 1], discrete ones +1 where they are taken, else -1; in
-            the joint form also states `(batch, horizon - 1, state_dim)` from the second on, as changes from the
-            first; else None.
-        """
-        config = self.config
-        output = self.net(torch.cat([inputs, skills], dim=-1), skills)
-        if config.network == "unet":  # a step's action, then its state
-            by_step = output.unflatten(1, (config.actions_per_plan, -1))
-            actions, changes = by_step[..., : config.action_dim], by_step[:, 1:, config.action_dim :]
-        else:
-            emitted = config.actions_per_plan * config.action_dim
-            actions = output[:, :emitted].unflatten(1, (config.actions_per_plan, -1))
-            changes = output[:, emitted:].unflatten(1, (config.horizon - 1, -1)) if self._joint else None
-        actions = one_hot_choice(actions, generator) if config.discrete_actions else actions.tanh()
-        return actions, changes if self._joint else None
-
-    def trajectory(
-        self,
-        first: Tensor,
-        skills: Tensor,
-        dynamics: DynamicsEnsemble | None,
-        replan_every: int | None = None,
-        generator: torch.Generator | None = None,
-    ) -> tuple[Tensor, Tensor]:
-        """Normalised states `(batch, horizon, state_dim)` and actions from first states `(batch, state_dim)`.
-
-        The states follow from the actions through `dynamics`, with a new plan every `replan_every` steps (default: one
-        plan for all), as the policy is executed; in the joint form they are the policy's own, in one plan. With a
-        `generator` discrete actions are drawn, as in `forward`.
-        """
-        horizon = self.config.horizon
-        if self._joint:
-            actions, changes = self(first[:, self.input_indices], skills, generator)
-            assert changes is not None
-            return torch.cat([first[:, None], first[:, None] + changes], dim=1), actions
-        if dynamics is None:
-            raise ValueError("this policy emits actions only: its states need the dynamics model it was trained with")
-        every = min(replan_every or horizon, self.config.actions_per_plan)
-        states, actions = first[:, None], first.new_empty(len(first), 0, self.config.action_dim)
-        while actions.shape[1] < horizon:
-            here, turned = (first, skills) if actions.shape[1] == 0 else self._reframe(states[:, -1], skills)
-            chunk = self(here[:, self.input_indices], turned, generator)[0][:, : min(every, horizon - actions.shape[1])]
-            states = torch.cat([states, dynamics.rollout(states[:, -1], chunk)[:, 1:]], dim=1)
-            actions = torch.cat([actions, chunk], dim=1)
-        return states[:, :horizon], actions
-
-    def _reframe(self, states: Tensor, skills: Tensor) -> tuple[Tensor, Tensor]:
-        """Normalised states and skills seen from the states' own frame."""
-        if self.config.layout.heading is None:
-            return states, skills  # relative positions are not read
-        local, yaw = localize(self.normalizer.denormalize(states)[:, None], self.config.layout)
-        turned = skills if self.skill_space.is_discrete else turn_skill(skills, -yaw)
-        return self.normalizer.normalize(local[:, 0]), turned
 
     # -- acting ------------------------------------------------------------------------------------------------------
     def plan_actions(self, inputs: Array, skills: Array, steps: int | None = None) -> Array:

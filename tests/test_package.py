@@ -20,7 +20,7 @@ ROWS = [  # a module imports only from the rows above its own; a subpackage also
     ["config"],
     ["frames", "networks", "unet", "hub", "checkpoints", "remote", "recipes", "packing"],
     ["policy_folder", "normalization", "diffusion", "dynamics", "discriminator", "data", "engines"],
-    ["card_text"],
+    ["policy_network", "card_text"],
     ["policy", "losses", "execution", "assignment"],
     ["matching", "loops", "cards"],
     ["planner", "anchor", "publishing"],
