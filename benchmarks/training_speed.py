@@ -21,34 +21,24 @@ Then: milliseconds per step as the data, width, horizon and batch grow, and the 
 from __future__ import annotations
 
 import csv
-import math
 import platform
 import sys
-import time
-from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import torch
 import tyro
-from torch import Tensor, nn
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
-from torch.utils.data import DataLoader, Dataset, default_collate
 from torch.utils.flop_counter import FlopCounterMode
+from training_loops import WARM_UP, Clock, Curve, Terms, judge_on, train_ours, train_plainly
 
-from didi_gym import DiffusionPrior, PriorConfig, TrajectoryDataset, train_prior, training
-from didi_gym.checkpoints import TrainingState
+from didi_gym import DiffusionPrior, PriorConfig, TrajectoryDataset
 from didi_gym.data import DatasetError
-from didi_gym.frames import localize
-from didi_gym.loops import Batches, fit_normalizer
 from didi_gym.losses import prior_loss
 
 _HEADER = ("table", "loop", "setting", "steps", "seconds", "loss", "ms_per_step", "samples_per_s", "matrix_rate_share")
 _RELEASED = PriorConfig(network="unet", learning_rate=2e-4, batch_size=128)
 _ACCUMULATED = 2  # batches per step of the released loop
-_JUDGED = 2048  # held-out windows
-_WARM_UP = 5  # steps that do not count for the time of one
 
 Row = tuple[object, ...]
 
@@ -75,186 +65,23 @@ class TrainingSpeed:
     """Write the table here as well."""
 
 
-class Clock:
-    """Seconds since it was made, other than those spent in `stopped`."""
-
-    def __init__(self, device: torch.device) -> None:
-        self._device, self._began = device, time.perf_counter()
-        self.laps: list[float] = []
-
-    def read(self) -> float:
-        if self._device.type == "cuda":
-            torch.cuda.synchronize()
-        return time.perf_counter() - self._began
-
-    def lap(self) -> None:
-        """Note that a step has ended."""
-        self.laps.append(time.perf_counter() - self._began)
-
-    def stopped(self, work: Callable[[], float]) -> tuple[float, float]:
-        """The seconds so far, and what `work` returns."""
-        seconds = self.read()
-        result = work()
-        self._began = time.perf_counter() - seconds
-        return seconds, result
-
-    def ms_per_step(self) -> float:
-        """The median over steps; on a GPU the mean, since the host runs ahead of it."""
-        laps = np.diff(self.laps[_WARM_UP:])
-        return 1e3 * float(np.mean(laps) if self._device.type == "cuda" else np.median(laps))
-
-
-@dataclass(frozen=True)
-class Curve:
-    """How a loop's held-out loss fell."""
-
-    points: list[tuple[int, float, float]]
-    """(steps, seconds, loss)."""
-    ms_per_step: float
-    samples_per_step: int
-
-    def reached(self, target: float) -> tuple[int, float, float] | None:
-        return next((point for point in self.points if point[2] <= target), None)
-
-
-def train_ours(
-    train: TrajectoryDataset,
-    config: PriorConfig,
-    horizon: int,
-    args: TrainingSpeed,
-    judge: Callable[[DiffusionPrior], float] | None = None,
-) -> Curve:
-    """`train_prior`, watched at the end of each step."""
-    every, points = max(config.steps // args.judgements, 1), []
-    third = max(config.steps // 3, 1)
-    device = _device(args)
-    clock = Clock(device)
-
-    class Watched(TrainingState):
-        def finish_step(self) -> None:
-            super().finish_step()
-            clock.lap()
-            if judge is not None and (self.step % every == 0 or self.step in (third, config.steps)):
-                average = self.average.module
-                seconds, loss = clock.stopped(lambda: judge(average))  # type: ignore[arg-type]
-                points.append((self.step, seconds, loss))
-
-    shipped, training.TrainingState = training.TrainingState, Watched  # type: ignore[misc]
-    try:
-        train_prior(train, config, horizon=horizon, seed=args.seed, device=device, progress=False)
-    finally:
-        training.TrainingState = shipped  # type: ignore[misc]
-    return Curve(points, clock.ms_per_step(), config.batch_size)
-
-
-class Windows(Dataset):
-    """The windows of a data set one by one, as a DataLoader asks for them."""
-
-    def __init__(self, dataset: TrajectoryDataset, horizon: int) -> None:
-        self._dataset, self._horizon = dataset, horizon
-        self._starts = dataset.window_starts(np.arange(dataset.num_windows(horizon)), horizon)
-
-    def __len__(self) -> int:
-        return len(self._starts)
-
-    def __getitem__(self, index: int) -> tuple[np.ndarray, np.ndarray]:
-        part = slice(self._starts[index], self._starts[index] + self._horizon)
-        return self._dataset.observations[part], self._dataset.actions[part]
-
-
-def train_plainly(
-    train: TrajectoryDataset,
-    config: PriorConfig,
-    horizon: int,
-    args: TrainingSpeed,
-    judge: Callable[[nn.Module], float] | None = None,
-    target: float = -math.inf,
-    accumulated: int = 1,
-) -> Curve:
-    """A loop as it is written every day, until the target or the end of the budget.
-
-    An MLP is given the schedule and the clipping of `train_prior`; a U-Net neither, as released.
-    """
-    device, ours = _device(args), config.network == "mlp"
-    clock = Clock(device)
-    normalizer = fit_normalizer(train, horizon)
-    low, high = torch.as_tensor(train.action_low), torch.as_tensor(train.action_high)
-
-    def collate(items: list[tuple[np.ndarray, np.ndarray]]) -> Tensor:
-        observations, actions = default_collate(items)
-        states = normalizer.normalize(localize(observations, train.layout)[0])
-        return torch.cat([states, (2 * (actions - low) / (high - low) - 1).clamp(-1, 1)], dim=-1)
-
-    options = {"shuffle": True, "drop_last": True, "num_workers": 1, "pin_memory": device.type == "cuda"}
-    loader = DataLoader(Windows(train, horizon), config.batch_size, collate_fn=collate, **options)
-
-    def batches() -> Iterator[Tensor]:
-        while True:
-            yield from loader
-
-    torch.manual_seed(args.seed)
-    prior = DiffusionPrior(config, horizon, train.layout.state_dim, train.action_dim).to(device)
-    optimizer = torch.optim.Adam(prior.parameters(), lr=config.learning_rate)
-    average = AveragedModel(prior, multi_avg_fn=get_ema_multi_avg_fn(config.ema_decay))
-    generator, source = torch.Generator(device).manual_seed(args.seed), batches()
-    every = max(config.steps // (args.judgements if ours else 10 * args.judgements), 1)
-    points: list[tuple[int, float, float]] = []
-    step = 0
-    while step < config.steps or not ours:  # a constant rate has no end
-        if ours:
-            optimizer.param_groups[0]["lr"] = config.learning_rate * 0.5 * (1 + math.cos(math.pi * step / config.steps))
-        optimizer.zero_grad()
-        for _ in range(accumulated):
-            trajectories = next(source).to(device, non_blocking=True)
-            (prior_loss(prior, trajectories, generator)[0] / accumulated).backward()
-        if ours:
-            nn.utils.clip_grad_norm_(prior.parameters(), 1.0)
-        optimizer.step()
-        average.update_parameters(prior)
-        step += 1
-        clock.lap()
-        if judge is None:
-            if step == config.steps:
-                break
-        elif step % every == 0:
-            seconds, loss = clock.stopped(lambda: min(map(judge, [average.module, *([] if ours else [prior])])))
-            points.append((step, seconds, loss))
-            if loss <= target or seconds > args.budget:
-                break
-    return Curve(points, clock.ms_per_step(), config.batch_size * accumulated)
-
-
-def judge_on(held_out: TrajectoryDataset, train: TrajectoryDataset, horizon: int, args: TrainingSpeed) -> Callable:
-    """A function prior -> its denoising loss on fixed held-out windows, at fixed noise."""
-    device = _device(args)
-    batches = Batches(held_out, fit_normalizer(train, horizon), device)
-    windows = torch.cat(batches.draw(_JUDGED, horizon, torch.Generator(device).manual_seed(1)), dim=-1)
-
-    @torch.no_grad()
-    def judge(prior: DiffusionPrior) -> float:
-        return float(prior_loss(prior, windows, torch.Generator(device).manual_seed(2))[0])
-
-    return judge
-
-
-def to_target(data: TrajectoryDataset, horizon: int, args: TrainingSpeed, rate: float) -> list[Row]:
+def to_target(data: TrajectoryDataset, horizon: int, config: PriorConfig, terms: Terms, rate: float) -> list[Row]:
     """The three loops, and their curves."""
     train, held_out = data.split(horizon=horizon)
-    judge = judge_on(held_out, train, horizon, args)
-    config = PriorConfig(steps=args.steps)
-    train_ours(train, replace(config, steps=2 * _WARM_UP), horizon, args)  # loads what a process loads once
-    curves = {"ours": train_ours(train, config, horizon, args, judge)}
-    target = next(loss for step, _, loss in curves["ours"].points if step == max(args.steps // 3, 1))  # the rule
-    third = max(args.steps // 3, 1)
-    print(f"target: {target:.6f}, the held-out loss of ours after {third} of {args.steps} steps", flush=True)
-    released, rows = replace(_RELEASED, steps=args.steps), []
+    judge = judge_on(held_out, train, horizon, terms.device)
+    train_ours(train, replace(config, steps=2 * WARM_UP), horizon, terms)  # loads what a process loads once
+    curves = {"ours": train_ours(train, config, horizon, terms, judge)}
+    target = next(loss for step, _, loss in curves["ours"].points if step == max(config.steps // 3, 1))  # the rule
+    third = max(config.steps // 3, 1)
+    print(f"target: {target:.6f}, the held-out loss of ours after {third} of {config.steps} steps", flush=True)
+    released, rows = replace(_RELEASED, steps=config.steps), []
     ours = curves["ours"].reached(target)
     assert ours is not None
     for loop in ("ours", "plain", "released"):
         if loop == "plain":
-            curves[loop] = train_plainly(train, config, horizon, args, judge, target)
+            curves[loop] = train_plainly(train, config, horizon, terms, judge, target)
         elif loop == "released":
-            curves[loop] = train_plainly(train, released, horizon, args, judge, target, _ACCUMULATED)
+            curves[loop] = train_plainly(train, released, horizon, terms, judge, target, _ACCUMULATED)
         curve = curves[loop]
         reached = curve.reached(target)
         steps, seconds, loss = reached or curve.points[-1]
@@ -268,15 +95,14 @@ def to_target(data: TrajectoryDataset, horizon: int, args: TrainingSpeed, rate: 
     return rows
 
 
-def growth(data: TrajectoryDataset, horizon: int, args: TrainingSpeed, rate: float) -> list[Row]:
+def growth(data: TrajectoryDataset, horizon: int, config: PriorConfig, terms: Terms, rate: float) -> list[Row]:
     """Time of a step as one thing grows at a time."""
-    config = PriorConfig(steps=args.growth_steps)
     small = _first_steps(data, 20_000)
     rows: list[Row] = []
 
     def add(name: str, loop: str, dataset: TrajectoryDataset, config: PriorConfig, horizon: int) -> None:
         train = train_ours if loop == "ours" else train_plainly
-        curve = train(dataset, config, horizon, args)
+        curve = train(dataset, config, horizon, terms)
         share = _flops(config, dataset, horizon) / (curve.ms_per_step * 1e-3 * rate)
         rows.append(_row("growth", loop, name, config.steps, "", "", curve, share))
         print(_line(rows[-1]), flush=True)
@@ -354,8 +180,8 @@ def _copies(data: TrajectoryDataset, n: int) -> TrajectoryDataset:
     )
 
 
-def _device(args: TrainingSpeed) -> torch.device:
-    return torch.device(("cuda" if torch.cuda.is_available() else "cpu") if args.device == "auto" else args.device)
+def _device(name: str) -> torch.device:
+    return torch.device(("cuda" if torch.cuda.is_available() else "cpu") if name == "auto" else name)
 
 
 def _row(table: str, loop: str, setting: str, steps: int, seconds: object, loss: object, c: Curve, share: float) -> Row:
@@ -383,16 +209,17 @@ def main(args: TrainingSpeed) -> None:
         data, name = TrajectoryDataset.from_minari(args.dataset), args.dataset
     except DatasetError:
         data, name = synthetic(), "synthetic"
-    horizon, rate = data.suggest_horizon(), matrix_rate(_device(args))
-    machine = torch.cuda.get_device_name() if _device(args).type == "cuda" else _processor()
+    terms = Terms(_device(args.device), args.seed, args.judgements, args.budget)
+    horizon, rate = data.suggest_horizon(), matrix_rate(terms.device)
+    machine = torch.cuda.get_device_name() if terms.device.type == "cuda" else _processor()
     about = f"{name}, horizon {horizon}; {machine}, {args.threads} thread(s), torch {torch.__version__}; "
     about += f"float32 matrix rate {rate / 1e9:.0f} GFLOP/s"
     print(about)
-    rows = to_target(data, horizon, args, rate)
+    rows = to_target(data, horizon, PriorConfig(steps=args.steps), terms, rate)
     print(_line(_HEADER))
     print("\n".join(_line(row) for row in rows if row[0] == "to_target"), flush=True)
     if args.growth_steps > 0:
-        rows += growth(data, horizon, args, rate)
+        rows += growth(data, horizon, PriorConfig(steps=args.growth_steps), terms, rate)
     if args.csv is not None:
         args.csv.parent.mkdir(parents=True, exist_ok=True)
         with args.csv.open("w", newline="") as file:
