@@ -116,16 +116,20 @@ def vendi_score(features: np.ndarray, scale: float) -> float:
 
 
 def coverage(points: np.ndarray, data: np.ndarray, cells: int) -> float:
-    """Share of the grid cells holding data that points visit; NaN where no row of the data lies in the box.
+    """Share of the grid cells holding data that points visit.
 
     The count of visited cells of METRA (arXiv 2310.08887), as a share of the data's. What lies outside the box, of data
-    or points, counts for nothing.
+    or points, counts for nothing. In more than two dimensions nearly every point would have a cell of its own, so there
+    both are seen in the plane of the data's first two principal axes.
 
     Args:
         points: `(n, d)`.
         data: `(m, d)`, the same units; its 1st to 99th percentile on each axis is the box.
         cells: Cells of the regular grid along each axis.
     """
+    if data.shape[1] > 2:
+        plane = np.linalg.eigh(np.cov(data.astype(np.float64), rowvar=False))[1][:, -2:]
+        points, data = points @ plane, data @ plane
     low, high = np.percentile(data.astype(np.float64), [1, 99], axis=0, method="inverted_cdf")
     width = np.where(high > low, high - low, 1)
 
@@ -135,7 +139,7 @@ def coverage(points: np.ndarray, data: np.ndarray, cells: int) -> float:
         return set(map(tuple, np.unique(places, axis=0).tolist()))
 
     occupied = visited(data)
-    return len(visited(points) & occupied) / len(occupied) if occupied else math.nan
+    return len(visited(points) & occupied) / len(occupied)
 
 
 def smoothness(actions: Sequence[np.ndarray], half_range: np.ndarray) -> float:

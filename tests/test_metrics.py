@@ -66,9 +66,16 @@ def test_coverage_along_a_feature_that_never_changes_is_that_of_the_others():
     assert coverage(data[:1], data, 10) == 1 / 2
 
 
-def test_coverage_is_unknown_where_every_row_of_the_data_is_an_outlier():
-    # Each row is the largest on an axis of its own, so none lies within the 99th percentile on all of them.
-    assert math.isnan(coverage(np.zeros((1, 200)), np.eye(200), 2))
+def test_coverage_of_many_dimensions_is_that_of_the_plane_in_which_the_data_varies_most():
+    rng = np.random.default_rng(0)
+    plane = rng.uniform(-1, 1, (5000, 2)) * [3, 2]
+    turn = np.linalg.qr(rng.normal(size=(12, 12)))[0]
+
+    def lifted(rows: np.ndarray) -> np.ndarray:
+        return np.concatenate([rows, rng.normal(0, 0.01, (len(rows), 10))], axis=1) @ turn
+
+    assert coverage(lifted(plane), lifted(plane), 10) == 1
+    assert coverage(lifted(plane[plane[:, 0] > 0]), lifted(plane), 10) == pytest.approx(0.5, abs=0.06)  # a column of cells on the border
 
 
 def test_smoothness_is_zero_for_constant_actions_and_four_from_bound_to_bound():
