@@ -3,7 +3,8 @@
 Behaviours differ in rhythm as much as in posture. So a window of observations and actions is described by mean, spread,
 autocorrelation, spectrum and correlations, and the descriptions are clustered into more groups than behaviours are
 expected. A mixture of policies then refines the borders: a step belongs to the skill whose policy acts as the data did
-there. What is too rare to be a behaviour of its own (a start, a fall) goes with what follows it.
+there. What is too rare to be a behaviour of its own (a start, a fall) goes with what follows it, and a behaviour that
+was cut into two becomes one again.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ _LAGS = (1, 2, 4, 8)  # steps at which autocorrelation is taken
 _SIGNALS = 10  # principal signals whose correlations are taken
 _BANDS = 7  # of the spectrum, logarithmic
 _RESTARTS, _ITERATIONS = 8, 60  # of k-means
+_TAKING_TURNS = 0.4  # share of the switches from each of two skills that lead to the other
 
 
 @dataclass(frozen=True)
@@ -63,7 +65,7 @@ def assign_windows(dataset: TrajectoryDataset, skills: int, config: AnchorConfig
     for start, cluster in zip(starts, clusters, strict=True):
         votes[start : start + config.window, cluster] += 1
     labels = np.where(votes.any(1), votes.argmax(1), -1)  # none in episodes shorter than a window
-    return _merge_rare(dataset, labels, skills, config)
+    return _numbered(_merge_rare(dataset, labels, skills, config))
 
 
 def separation(dataset: TrajectoryDataset, config: AnchorConfig | None = None, clusters: int = 12) -> float:
@@ -87,6 +89,8 @@ def separation(dataset: TrajectoryDataset, config: AnchorConfig | None = None, c
 def refine(dataset: TrajectoryDataset, errors: np.ndarray, config: AnchorConfig) -> Assignment:
     """Assign every step to the skill whose policy acts most like the data there, with switches made unlikely.
 
+    A behaviour that was cut into two skills becomes one again: they take turns, and act nearly alike.
+
     Args:
         errors: Squared error of each skill's action at each step, `(steps, skills)`.
     """
@@ -98,7 +102,7 @@ def refine(dataset: TrajectoryDataset, errors: np.ndarray, config: AnchorConfig)
         kernel = np.ones(min(config.smoothing, length)) / min(config.smoothing, length)
         smooth = np.stack([np.convolve(column, kernel, "same") for column in own.T], axis=1)
         labels[first : first + length] = _viterbi(smooth, config.stay)
-    return _merge_rare(dataset, labels, skills, config)
+    return _numbered(_merge_twins(dataset, _merge_rare(dataset, labels, skills, config), errors, config))
 
 
 def _fitting(dataset: TrajectoryDataset, config: AnchorConfig) -> AnchorConfig:
@@ -222,26 +226,59 @@ def _viterbi(costs: np.ndarray, stay: float) -> np.ndarray:
     return path
 
 
-def _merge_rare(dataset: TrajectoryDataset, labels: np.ndarray, skills: int, config: AnchorConfig) -> Assignment:
-    """Give the steps of rare skills to what follows in their episode (else to what came before); renumber the rest."""
+def _merge_rare(dataset: TrajectoryDataset, labels: np.ndarray, skills: int, config: AnchorConfig) -> np.ndarray:
+    """Give the steps of rare skills to what follows in their episode (else to what came before)."""
     inside = np.zeros(len(labels), bool)
     for first, length in zip(dataset.starts, dataset.lengths, strict=True):
         inside[first : first + length] = True
     counts = np.bincount(labels[inside & (labels >= 0)], minlength=skills)
     second = np.sort(counts)[-min(2, skills)]  # two are kept where there are two: one skill is no choice
-    kept = np.flatnonzero((counts >= min(config.rare * inside.sum() / skills, second)) & (counts > 0))
-    number = np.full(skills, -1)
-    number[kept] = np.arange(len(kept))
+    kept = (counts >= min(config.rare * inside.sum() / skills, second)) & (counts > 0)
     found = np.full(len(labels), -1, np.int64)
     for first, length in zip(dataset.starts, dataset.lengths, strict=True):
         own = labels[first : first + length]
-        own = np.where(own >= 0, number[own], -1)
-        known = np.flatnonzero(own >= 0)
+        known = np.flatnonzero((own >= 0) & kept[own])
         if len(known):
             after = np.searchsorted(known, np.arange(length))
-            own = own[known[np.minimum(after, len(known) - 1)]]
-        found[first : first + length] = own
-    return Assignment(found, len(kept))
+            found[first : first + length] = own[known[np.minimum(after, len(known) - 1)]]
+    return found
+
+
+def _merge_twins(
+    dataset: TrajectoryDataset, labels: np.ndarray, errors: np.ndarray, config: AnchorConfig
+) -> np.ndarray:
+    """Make one of two skills that take turns and whose policies act nearly alike; two skills are kept."""
+    labels, errors = labels.copy(), errors.copy()
+    while len(used := np.unique(labels[labels >= 0])) > 2:
+        each = np.stack([errors[labels == skill][:, used].mean(0) for skill in used]) + 1e-9
+        stranger = each / each.diagonal()[:, None]  # by how much the others err more on a skill's data than its own
+        turns = _switches(dataset, labels, errors.shape[1])[np.ix_(used, used)].astype(np.float64)
+        turns /= np.maximum(turns.sum(1, keepdims=True), 1)
+        alike = np.sqrt(stranger * stranger.T)
+        alike[(np.minimum(turns, turns.T) < _TAKING_TURNS) | np.eye(len(used), dtype=bool)] = np.inf
+        one, other = np.unravel_index(alike.argmin(), alike.shape)
+        if alike[one, other] > config.twins:
+            break
+        labels[labels == used[other]] = used[one]
+        errors[:, used[one]] = errors[:, used[[one, other]]].min(1)
+    return labels
+
+
+def _switches(dataset: TrajectoryDataset, labels: np.ndarray, skills: int) -> np.ndarray:
+    """How often a skill is followed by another within an episode, `(skills, skills)`."""
+    counts = np.zeros((skills, skills), np.int64)
+    for first, length in zip(dataset.starts, dataset.lengths, strict=True):
+        before, after = labels[first : first + length - 1], labels[first + 1 : first + length]
+        changes = (before != after) & (before >= 0)
+        np.add.at(counts, (before[changes], after[changes]), 1)
+    return counts
+
+
+def _numbered(labels: np.ndarray) -> Assignment:
+    """The skills in use, numbered from 0."""
+    used, numbers = np.unique(labels, return_inverse=True)
+    unknown = int((used < 0).any())
+    return Assignment(numbers - unknown, len(used) - unknown)
 
 
 def balanced_rows(assignment: Assignment, n: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:

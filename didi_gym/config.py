@@ -107,6 +107,9 @@ class AnchorConfig:
     """A cluster with less than this share of an even split is no behaviour: its steps go with what follows them."""
     scout_steps: int = 3_000
     """Gradient steps of the policy that refines the assignment."""
+    twins: float = 3.0
+    """Two skills that take turns are one behaviour where the policy of either errs at most so many times as much on the
+    other's data as its own does (geometric mean); 1: none are merged."""
     smoothing: int = 20
     """Steps over which a policy's action error is averaged in refining."""
     stay: float = 0.85
@@ -132,6 +135,8 @@ class AnchorConfig:
         require_positive(self, *names)
         require_between(self, "ema_decay", 0, 1)
         require_between(self, "stay", 0.5, 0.999)
+        if self.twins < 1:
+            raise ValueError(f"twins must be at least 1, which merges none, got {self.twins}")
         if self.tuning_steps < 0:
             raise ValueError(f"tuning_steps must not be negative, got {self.tuning_steps}")
         if self.window < MIN_WINDOW:

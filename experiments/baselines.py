@@ -48,7 +48,7 @@ class Baselines:
 
     dataset: str
     """Minari data set id."""
-    methods: tuple[str, ...] = tuple(METHODS)
+    methods: tuple[str, ...] = tuple(name for name in METHODS if name != "behaviours")
     seeds: tuple[int, ...] = (0, 1, 2, 3, 4)
     runs: Path = Path("runs")
     """Folder of the run folders."""
@@ -65,6 +65,8 @@ class Baselines:
     """What the table calls method `didi`, where the run folders are of another form of it (e.g. `unet-joint`)."""
     policies: Path | None = None
     """Folder to save the trained policies to, e.g. for `experiments/gait_recovery.py`; default: they are not kept."""
+    agents: Path | None = None
+    """For method `behaviours`: the folder of policies that the data set was recorded with."""
     again: bool = False
     """Measure anew what the file holds."""
 
@@ -75,7 +77,7 @@ def measure(args: Baselines, dataset: TrajectoryDataset, method: str, seed: int)
     folder = args.runs / name
     if not folder.is_dir():
         raise FileNotFoundError(f"no {folder}: didi-gym train --dataset {args.dataset} --output {folder} --seed {seed}")
-    run = Run.load(dataset, folder, seed, args.steps)
+    run = Run.load(dataset, folder, seed, args.steps, agents=args.agents)
     began = time.monotonic()
     policy = METHODS[method](run)
     seconds: float = round(time.monotonic() - began, 1)
@@ -90,7 +92,8 @@ def measure(args: Baselines, dataset: TrajectoryDataset, method: str, seed: int)
         starts=args.starts,
         replan_every=args.replan_every,
         contact_geoms=args.contact_geoms,
-        hold=8 if method == "didi" else 1,  # holding on takes most of the time, and the combined score does not need it
+        # holding on takes most of the time, and the combined score does not need it
+        hold=8 if method in ("didi", "behaviours") else 1,
     )
     return {
         "dataset": args.dataset,

@@ -8,6 +8,7 @@ r"""Which behaviours of a mixture do skills recover, that were learned from it w
 
 The data sets are halfcheetah-gaits (one behaviour an episode) and halfcheetah-gaits-switching (`--switch-every 120`);
 DIR holds policies as plain arrays, NAME is one that runs on its back. Further seeds take `--reuse` of the first run.
+`--agents DIR --method behaviours` judges the behaviours themselves from the same starts: what imitation could reach.
 The rows of other methods come from `experiments/baselines.py --policies runs/methods`, read here with `--method`.
 
 Every skill is held for 300 steps from 16 resets, from 16 upright states of all behaviours, which training never saw,
@@ -29,6 +30,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from methods.behaviours import the_behaviours
 from torch.nn import functional as F
 
 from didi_gym import SkillPolicy, TrajectoryDataset
@@ -107,9 +109,8 @@ def information(counts: np.ndarray) -> float:
     return float((joint[held] * np.log2(joint[held] / independent[held])).sum())
 
 
-def evaluate(folder: Path, seed: int, method: str = "didi") -> list[dict[str, Any]]:
+def evaluate(policy: SkillPolicy, seed: int, method: str = "didi") -> list[dict[str, Any]]:
     """A row for starts from resets, one for starts from held-out states of the data, and one for pushes."""
-    policy = SkillPolicy.from_pretrained(folder, device="cpu")
     assert policy.config.dataset_id is not None, "the policy does not say which data set it was trained on"
     dataset = TrajectoryDataset.from_minari(policy.config.dataset_id)
     labels = read_labels(policy.config.dataset_id)
@@ -178,12 +179,17 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folders", nargs="+", type=Path, help="policy folders whose names hold seedN")
     parser.add_argument("--method", default="didi", help="name of the method in the table")
+    parser.add_argument("--agents", type=Path, help="judge the behaviours of this folder in place of the policies")
     parser.add_argument("--csv", type=Path, help="put the rows into this table, in place of older ones of the same key")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     for folder in arguments.folders:
         found = re.search(r"seed(\d+)", folder.name)
-        rows = evaluate(folder, int(found.group(1)) if found else 0, arguments.method)
+        seed = int(found.group(1)) if found else 0
+        policy = SkillPolicy.from_pretrained(folder, device="cpu")
+        if arguments.agents:
+            policy = the_behaviours(policy, arguments.agents, seed)
+        rows = evaluate(policy, seed, arguments.method)
         if arguments.csv:
             merge(arguments.csv, rows)
 

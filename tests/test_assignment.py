@@ -1,6 +1,7 @@
 """Behaviours are found in data without labels: clusters, borders, and what is too rare to be one."""
 
 import itertools
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -78,6 +79,27 @@ def test_a_rare_cluster_goes_with_what_follows_it():
     found = refine(dataset, costs - costs.min() + 1e-3, AnchorConfig(window=16, smoothing=1, stay=0.5))
     assert found.skills == 2
     assert found.labels.tolist() == [0] * 60 + [1] * 60
+
+
+@pytest.mark.parametrize(
+    ("episodes", "error_on_the_other", "expected"),
+    [
+        (("0101", "1010", "2222", "2222"), 1.5, 2),  # they take turns and act nearly alike: one behaviour
+        (("0101", "1010", "2222", "2222"), 9.0, 3),  # they take turns, but act otherwise
+        (("0202", "1212", "2020", "2121"), 1.5, 3),  # nearly alike, but neither follows the other
+    ],
+)
+def test_a_behaviour_that_was_cut_in_two_becomes_one_again(episodes, error_on_the_other, expected):
+    dataset = point_dataset(episodes=4, steps=60)
+    truth = np.repeat([int(skill) for skill in "".join(episodes)], 15)
+    errors = np.full((240, 3), 30.0)
+    errors[truth == 0, 1] = errors[truth == 1, 0] = error_on_the_other
+    errors[np.arange(240), truth] = 1
+    config = AnchorConfig(window=16, smoothing=1, stay=0.5)
+    found = refine(dataset, errors, config)
+    assert found.skills == expected
+    assert len(set(zip(found.labels, truth, strict=True))) == 3  # every step is where the others of its kind are
+    assert refine(dataset, errors, replace(config, twins=1)).skills == 3
 
 
 def test_episodes_shorter_than_the_smoothing_are_refined_too():

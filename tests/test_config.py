@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from didi_gym.config import DynamicsConfig, PolicyConfig, PriorConfig, SkillConfig, UNetConfig
+from didi_gym.config import AnchorConfig, DynamicsConfig, PolicyConfig, PriorConfig, SkillConfig, UNetConfig
 from didi_gym.decoding import from_dict, to_dict
 from didi_gym.layout import Heading, Layout, ObservationSource
 from didi_gym.skills import SkillSpace
@@ -86,6 +86,7 @@ def test_a_layout_that_contradicts_itself_is_refused(changes, words):
         (lambda: UNetConfig(channels=0), "channels must be in"),
         (lambda: UNetConfig(multipliers=()), "multipliers must be 1 to 8 numbers"),
         (lambda: SkillConfig(horizon=1), "horizon must be at least 2"),
+        (lambda: AnchorConfig(twins=0.5), "twins must be at least 1, which merges none, got 0.5"),
         (lambda: SkillConfig(feature_times=16), "feature_times must be in"),
         (lambda: SkillConfig(noise_range=(0.7, 0.1)), "noise_range"),
         (lambda: SkillConfig(guidance_weight=-1), "guidance_weight must not be negative"),

@@ -75,7 +75,9 @@ def test_coverage_of_many_dimensions_is_that_of_the_plane_in_which_the_data_vari
         return np.concatenate([rows, rng.normal(0, 0.01, (len(rows), 10))], axis=1) @ turn
 
     assert coverage(lifted(plane), lifted(plane), 10) == 1
-    assert coverage(lifted(plane[plane[:, 0] > 0]), lifted(plane), 10) == pytest.approx(0.5, abs=0.06)  # a column of cells on the border
+    assert coverage(lifted(plane[plane[:, 0] > 0]), lifted(plane), 10) == pytest.approx(
+        0.5, abs=0.06
+    )  # a column of cells on the border
 
 
 def test_smoothness_is_zero_for_constant_actions_and_four_from_bound_to_bound():

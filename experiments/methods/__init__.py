@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 from didi_gym import SkillPolicy
 from methods.ablations import anchor_only, bc_anchor, didi, no_diversity, no_prior
+from methods.behaviours import behaviours
 from methods.diversity import contrastive, entropy, metra
 from methods.released import released
 from methods.run import Run
@@ -23,6 +24,7 @@ METHODS: dict[str, Callable[[Run], SkillPolicy]] = {
     "contrastive": contrastive,
     "metra": metra,
     "entropy": entropy,
+    "behaviours": behaviours,
 }
 
 __all__ = ["METHODS", "Run"]

@@ -39,10 +39,18 @@ class Run:
     steps: int | None = None
     """Gradient steps of any method, for trials."""
     progress: bool = True
+    agents: Path | None = None
+    """Folder of the behaviours that the data set was recorded from."""
 
     @classmethod
     def load(
-        cls, dataset: TrajectoryDataset, folder: Path, seed: int, steps: int | None = None, progress: bool = True
+        cls,
+        dataset: TrajectoryDataset,
+        folder: Path,
+        seed: int,
+        steps: int | None = None,
+        progress: bool = True,
+        agents: Path | None = None,
     ) -> Run:
         """Read a run folder.
 
@@ -56,7 +64,7 @@ class Run:
             config = replace(config, skills=replace(config.skills, steps=steps, anchor=anchor))
         prior = load_training(folder, policy)[0]
         training = dataset.split(horizon=policy.config.horizon)[0]
-        return cls(training, policy, prior, config, folder, seed, steps, progress)
+        return cls(training, policy, prior, config, folder, seed, steps, progress, agents)
 
     @property
     def skills(self) -> SkillConfig:
