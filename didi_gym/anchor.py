@@ -67,6 +67,36 @@ def space_of(assignment: Assignment) -> SkillSpace:
     return SkillSpace("discrete", max(assignment.skills, 2))
 
 
+def find_behaviours(
+    dataset: TrajectoryDataset,
+    config: SkillConfig,
+    *,
+    horizon: int | None = None,
+    seed: int = 0,
+    device: str | torch.device = "cpu",
+    checkpoints: Path | None = None,
+    progress: bool = True,
+) -> Assignment:
+    """Find the behaviours in a data set without labels.
+
+    1. cluster windows into `config.skill_space.size` groups (`assign_windows`);
+    2. train a scout policy on them for a while, and let its errors refine the assignment (`refine`).
+
+    Args:
+        checkpoints: Folder for the stages' checkpoints; a stopped run continues there.
+
+    Returns:
+        A skill for every step. What is rare goes with what follows it, and what was cut into two becomes one again, so
+        there may be fewer skills than groups.
+    """
+    horizon = horizon or dataset.suggest_horizon()
+    batches = Batches(dataset, fit_normalizer(dataset, horizon), torch.device(device))
+    rough = assign_windows(dataset, config.skill_space.size, config.anchor, seed)
+    steps = config.anchor.scout_steps
+    scout = _imitate("scout", batches, config, rough, steps, horizon, seed, checkpoints, progress)
+    return refine(dataset, action_errors(batches, scout, rough.skills, progress), config.anchor)
+
+
 def train_anchor(
     dataset: TrajectoryDataset,
     config: SkillConfig,
@@ -79,24 +109,22 @@ def train_anchor(
 ) -> Anchored:
     """Find the behaviours in a data set and learn them, one discrete skill each.
 
-    1. cluster windows into `config.skill_space.size` groups (`assign_windows`);
-    2. train a scout policy on them for a while, and let its errors refine the assignment (`refine`);
-    3. train the policy on the refined assignment, all skills alike often;
-    4. train a classifier q(z | window of `horizon` steps) on it, the discriminator of the joint objective.
+    1. find them (`find_behaviours`);
+    2. train the policy on the steps assigned to each, all skills alike often;
+    3. train a classifier q(z | window of `horizon` steps) on them, the discriminator of the joint objective.
 
     Args:
         checkpoints: Folder for the stages' checkpoints; a stopped run continues there.
 
     Returns:
-        Policy (averaged weights), assignment and classifier; rare clusters are merged, so there may be fewer skills.
+        Policy (averaged weights), assignment and classifier.
     """
     horizon = horizon or dataset.suggest_horizon()
+    options: dict[str, Any] = {"device": device, "checkpoints": checkpoints, "progress": progress}
+    assignment = find_behaviours(dataset, config, horizon=horizon, seed=seed, **options)
     batches = Batches(dataset, fit_normalizer(dataset, horizon), torch.device(device))
-    anchor = config.anchor
-    rough = assign_windows(dataset, config.skill_space.size, anchor, seed)
-    scout = _imitate("scout", batches, config, rough, anchor.scout_steps, horizon, seed, checkpoints, progress)
-    assignment = refine(dataset, action_errors(batches, scout, rough.skills, progress), anchor)
-    policy = _imitate("anchor", batches, config, assignment, anchor.steps, horizon, seed, checkpoints, progress)
+    steps = config.anchor.steps
+    policy = _imitate("anchor", batches, config, assignment, steps, horizon, seed, checkpoints, progress)
     return Anchored(policy, assignment, _recognise(batches, config, assignment, horizon, seed, checkpoints, progress))
 
 
