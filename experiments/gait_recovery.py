@@ -30,7 +30,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from methods.behaviours import the_behaviours
+from methods.recorded import the_behaviours
 from torch.nn import functional as F
 
 from didi_gym import SkillPolicy, TrajectoryDataset

@@ -13,20 +13,24 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "experiments"))  # scripts im
 import baselines
 from methods import METHODS, Run
 from methods.diversity import Entropy, Metra
+from methods.recorded import the_behaviours
 from methods.run import train_joint
 from methods.untrained import prior_sampling, random_skills
 from methods.vae import draw_code, squash, vae
 
+from didi_gym.collect.from_agents import agents_layout
 from didi_gym.data import TrajectoryDataset
 from didi_gym.diffusion import DiffusionPrior
 from didi_gym.evaluation import SkillReport
 from didi_gym.frames import inputs_to_state, turn
+from didi_gym.policy import SkillPolicy
 from didi_gym.skills import SkillSpace
 from didi_gym.tensors import load_tensors
 from didi_gym.training import train, train_skills
-from tests.examples import BODY, body_states, gait_dataset, point_dataset, tiny
+from tests.collect.test_from_agents import save
+from tests.examples import BODY, body_states, gait_dataset, point_dataset, random_policy, tiny
 
-CONTINUOUS = [name for name in METHODS if name != "anchor-only"]
+CONTINUOUS = [name for name in METHODS if name not in ("anchor-only", "behaviours")]
 
 
 def body_dataset() -> TrajectoryDataset:
@@ -190,6 +194,31 @@ def test_a_random_skill_is_one_action_wherever_it_is_held(body_run):
     actions = policy.plan_actions(body_states(6, 3)[:, 2:], skill)
     assert actions.shape == (6, 8, 3) and np.ptp(actions, axis=(0, 1)).max() == 0
     np.testing.assert_allclose(actions, policy.plan(body_states(6, 3)[:, 2:], skill).actions, atol=1e-6)
+
+
+def test_the_behaviours_themselves_see_angles_as_they_were_recorded(tmp_path, monkeypatch):
+    layout = agents_layout(3, 1, [0])  # x, which behaviours do not read, an angle, and a velocity
+    config = replace(random_policy().config, layout=layout, action_dim=1, dataset_id="d", env_id="Pendulum-v1")
+    save(tmp_path, "b-turns", 2, W0=np.array([[0.1], [0.0]]))
+    save(tmp_path, "a-slows", 2, W0=np.array([[0.0], [-0.2]]))
+    labels = SimpleNamespace(names=("b-turns", "a-slows"), settings={"noise": 0.0})
+    monkeypatch.setattr("methods.recorded.read_labels", lambda name: labels)
+    policy = the_behaviours(SkillPolicy(config), tmp_path, seed=0)
+    angles, speed = np.array([-1.0, 0.5, 3.3]), 2.0  # 3.3 is that of a body on its back: it winds no further
+    inputs = np.stack([np.cos(angles), np.full(3, speed), np.sin(angles)], axis=1).astype(np.float32)
+    actions = policy.plan_actions(inputs, np.eye(2)[[0, 0, 0]])[:, 0, 0]
+    np.testing.assert_allclose(actions, 0.1 * angles, atol=1e-6)
+    np.testing.assert_allclose(policy.act(inputs, np.eye(2)[[1, 1, 1]])[:, 0], -0.4, atol=1e-6)
+
+    labels.settings["noise"] = 0.5
+    noisy = the_behaviours(SkillPolicy(config), tmp_path, seed=0).act(
+        np.repeat(inputs[1:2], 4000, 0), np.eye(2)[[0] * 4000]
+    )
+    assert noisy.std() == pytest.approx(0.5, rel=0.1) and noisy.mean() == pytest.approx(0.05, abs=0.03)
+
+    save(tmp_path, "b-turns", 2, W0=np.zeros((3, 1)), time_feature=True)
+    with pytest.raises(ValueError, match="b-turns read the time"):
+        the_behaviours(SkillPolicy(config), tmp_path, seed=0)
 
 
 def row(method="vae", seed=0, spread=0.5):

@@ -4,8 +4,8 @@ from collections.abc import Callable
 
 from didi_gym import SkillPolicy
 from methods.ablations import anchor_only, bc_anchor, didi, no_diversity, no_prior
-from methods.behaviours import behaviours
 from methods.diversity import contrastive, entropy, metra
+from methods.recorded import behaviours
 from methods.released import released
 from methods.run import Run
 from methods.untrained import prior_sampling, random_skills
