@@ -89,7 +89,7 @@ def find_behaviours(
         A skill for every step. What is rare goes with what follows it, and what was cut into two becomes one again, so
         there may be fewer skills than groups.
     """
-    horizon = horizon or dataset.suggest_horizon()
+    horizon = horizon or config.horizon_for(dataset)
     batches = Batches(dataset, fit_normalizer(dataset, horizon), torch.device(device))
     rough = assign_windows(dataset, config.skill_space.size, config.anchor, seed)
     steps = config.anchor.scout_steps
@@ -119,7 +119,7 @@ def train_anchor(
     Returns:
         Policy (averaged weights), assignment and classifier.
     """
-    horizon = horizon or dataset.suggest_horizon()
+    horizon = horizon or config.horizon_for(dataset)
     options: dict[str, Any] = {"device": device, "checkpoints": checkpoints, "progress": progress}
     assignment = find_behaviours(dataset, config, horizon=horizon, seed=seed, **options)
     batches = Batches(dataset, fit_normalizer(dataset, horizon), torch.device(device))

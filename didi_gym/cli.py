@@ -103,7 +103,7 @@ def train(args: Train) -> None:
     )
     dataset.require_horizon(2)
     dataset.require_change()
-    horizon = args.skills.horizon or dataset.suggest_horizon()
+    horizon = args.skills.horizon_for(dataset)
     config = TrainConfig(replace(args.skills, horizon=horizon), args.prior, args.dynamics, args.seed)
     training, held_out = dataset.split(horizon=horizon)
     write_run(args.output, config, args.dataset, keys=args.keys, indices=args.indices)

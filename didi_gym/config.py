@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from didi_gym.files import in_short
 from didi_gym.layout import Layout
@@ -21,6 +21,9 @@ from didi_gym.limits import (
     require_size,
 )
 from didi_gym.skills import SkillSpace
+
+if TYPE_CHECKING:
+    from didi_gym.data import TrajectoryDataset
 
 FORMAT_VERSION = 1
 MODEL_TYPE = "didi"
@@ -148,7 +151,8 @@ class SkillConfig:
     """Settings of the joint DIDI objective: contextual policy and discriminator under the diffusion prior."""
 
     horizon: int | None = None
-    """Length H of a trajectory, in environment steps; default: what `TrajectoryDataset.suggest_horizon` finds."""
+    """Length H of a trajectory, in environment steps; default: for anchored skills half of `anchor.window`, else what
+    `TrajectoryDataset.suggest_horizon` finds."""
     skill_space: SkillSpace = field(default_factory=lambda: SkillSpace("ball", 2))
     """Continuous skills for data that varies continuously (directions, goals); `discrete` for a mixture of behaviours
     (gaits): about one and a half times as many as expected, since what turns out rare is merged."""
@@ -216,6 +220,14 @@ class SkillConfig:
     def is_anchored(self) -> bool:
         """Whether skills are behaviours found in the data: discrete ones are, unless `anchor.steps` is 0."""
         return self.skill_space.is_discrete and self.anchor.steps > 0 and self.consistency == "dynamics"
+
+    def horizon_for(self, dataset: TrajectoryDataset) -> int:
+        """`horizon`, or its default, which for anchored skills asks that most episodes are as long."""
+        if self.horizon is not None:
+            return self.horizon
+        rhythm = self.anchor.window // 2
+        longer = (dataset.lengths >= rhythm).mean() >= 0.5
+        return rhythm if self.is_anchored and longer else dataset.suggest_horizon()
 
     def plan_length_of(self, horizon: int) -> int:
         """`plan_length`, or its default."""

@@ -239,7 +239,7 @@ def train(
     """
     checkpoints = output / "checkpoints"
     checkpoints.mkdir(parents=True, exist_ok=True)
-    horizon = config.skills.horizon or dataset.suggest_horizon()
+    horizon = config.skills.horizon_for(dataset)
     config = replace(config, skills=_with_horizon(config.skills, horizon))
     common: dict[str, Any] = {"seed": config.seed, "device": device, "progress": progress}
     joint = config.skills.consistency == "joint"

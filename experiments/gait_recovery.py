@@ -3,7 +3,7 @@ r"""Which behaviours of a mixture do skills recover, that were learned from it w
     didi-gym data from-agents --env HalfCheetah-v5 --agents DIR --angles 1 --healthy 1 -2 2 --final NAME \
         --episode-steps 500 [--switch-every 120]
     didi-gym train --dataset didi/halfcheetah-gaits-v0 --output runs/didi-halfcheetah-gaits-v0-seed0 --seed 0 \
-        --skills.horizon 16 --skills.skill-space.kind discrete --skills.skill-space.size 12
+        --skills.skill-space.kind discrete --skills.skill-space.size 12
     python experiments/gait_recovery.py runs/didi-halfcheetah-gaits-v0-seed* --csv experiments/results/gaits.csv
 
 The data sets are halfcheetah-gaits (one behaviour an episode) and halfcheetah-gaits-switching (`--switch-every 120`);

@@ -9,7 +9,7 @@ from didi_gym.decoding import from_dict, to_dict
 from didi_gym.layout import Heading, Layout, ObservationSource
 from didi_gym.skills import SkillSpace
 from didi_gym.training import TrainConfig
-from tests.examples import BODY, random_policy
+from tests.examples import BODY, point_dataset, random_policy
 
 
 @pytest.mark.parametrize("config", [SkillConfig(), PriorConfig(), TrainConfig(), random_policy().config, BODY])
@@ -115,3 +115,14 @@ def test_a_flat_layout_reads_and_judges_everything():
     layout = Layout.flat(3, ("a",))
     assert layout.policy_inputs == layout.features == (0, 1, 2)
     assert layout.sources == (ObservationSource(3, (0, 1, 2), ("a",)),) and layout.state_source == layout.sources[0]
+
+
+def test_the_horizon_is_the_datas_or_that_of_a_rhythm():
+    short, long = point_dataset(episodes=4, steps=12), point_dataset(episodes=4, steps=60)
+    ball, gaits = SkillConfig(), SkillConfig(skill_space=SkillSpace("discrete", 5))
+    assert ball.horizon_for(long) == long.suggest_horizon() != 16
+    assert gaits.horizon_for(long) == 16
+    assert replace(gaits, anchor=AnchorConfig(window=24)).horizon_for(long) == 12
+    assert replace(gaits, anchor=AnchorConfig(steps=0)).horizon_for(long) == long.suggest_horizon()
+    assert gaits.horizon_for(short) == short.suggest_horizon() == 8
+    assert replace(gaits, horizon=10).horizon_for(short) == 10
