@@ -1,4 +1,4 @@
-"""Every table and figure of the results, from the committed CSVs: docs/results.md and docs/results-*.png.
+"""Every table and figure of the results, from the committed CSVs: docs/results.md, its pictures, and README's tables.
 
     make paper-tables
 
@@ -7,20 +7,19 @@ It trains and simulates nothing. The commands that made the CSVs stand in docs/r
 
 from __future__ import annotations
 
-import csv
 import math
-from collections.abc import Callable, Iterable, Sequence
-from pathlib import Path
+import re
+from collections.abc import Iterable, Sequence
 
 import numpy as np
+from figures import OURS, plot_scores, plot_sensitivity
+from rows import RESULTS, ROOT, Row, number, read, scores
 
 from didi_gym.metrics import interquartile_mean, probability_of_improvement, stratified_bootstrap
 
-ROOT = Path(__file__).resolve().parent.parent
-RESULTS, DOCS = ROOT / "experiments" / "results", ROOT / "docs"
-OURS, EQUAL = "didi", "didi-64-starts"  # the second is measured from as many starts as the rivals, for comparing
+DOCS, README = ROOT / "docs", ROOT / "README.md"
+EQUAL = "didi-64-starts"  # ours, measured from as many starts as the rivals, for comparing
 RECORDED = "behaviours"  # what a mixture was recorded from: no rival, but what imitation could reach
-Row = dict[str, str]
 
 METRICS = (  # column, title, scale, bar
     ("spread_ratio", "real / planned spread", 1.0, ">= 0.90"),
@@ -39,31 +38,8 @@ METRICS = (  # column, title, scale, bar
     ("held_distance", "distance held, m", 1.0, ""),
 )
 
-
-def read(name: str) -> list[Row]:
-    """Rows of a result table; none where it has not been made."""
-    path = RESULTS / name if not name.startswith("benchmarks") else ROOT / name
-    if not path.is_file():
-        return []
-    with path.open(newline="") as file:
-        return list(csv.DictReader(line for line in file if not line.startswith("#")))
-
-
-def number(row: Row, column: str) -> float:
-    """A cell as a number; NaN where it is empty or absent."""
-    return float(row.get(column) or "nan")
-
-
-def combined_score(row: Row) -> float:
-    """Geometric mean of three shares: information of its ceiling, real of planned spread (at most 1), fidelity.
-
-    One share near zero makes the score near zero: skills must differ, be executed as planned, and be like the data. A
-    method without plans (no planned spread) is scored on the other two.
-    """
-    bits = max(number(row, "mutual_information_bits"), 0) / number(row, "mutual_information_ceiling")
-    shares = [bits, min(number(row, "spread_ratio"), 1), number(row, "fidelity")]
-    known = [share for share in shares if not math.isnan(share)]
-    return math.prod(known) ** (1 / len(known))
+_IN_SHORT = {"spread_ratio", "fidelity", "held_fidelity", "falls", "contact", "coverage"}
+_IN_SHORT |= {"mutual_information_bits", "held_information_bits", "mutual_information_ceiling"}
 
 
 def estimate(values: Sequence[float], digits: int = 2) -> str:
@@ -83,7 +59,7 @@ def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     return "\n".join(lines + ["| " + " | ".join(row) + " |" for row in rows])
 
 
-def skills_table(rows: list[Row]) -> str:
+def skills_table(rows: list[Row], metrics: Iterable[tuple[str, str, float, str]] = METRICS) -> str:
     """Our skills on every data set, over skill-training seeds, beside the behaviours that gaits were recorded from."""
     columns = {}
     for dataset in sorted({row["dataset"] for row in rows if row["method"] == OURS}):
@@ -92,17 +68,12 @@ def skills_table(rows: list[Row]) -> str:
             if own := [row for row in rows if (row["method"], row["dataset"]) == (method, dataset)]:
                 columns[title] = own
     lines = [["seeds", "", *(str(len({row["seed"] for row in own})) for own in columns.values())]]
-    for column, title, scale, bar in METRICS:
+    for column, title, scale, bar in metrics:
         digits = 1 if scale > 1 else 3 if column in ("smoothness", "real_spread") else 2
         cells = [estimate([scale * number(row, column) for row in own], digits) for own in columns.values()]
         if set(cells) != {"-"}:
             lines.append([title, bar, *cells])
     return table(["", "bar", *columns], lines)
-
-
-def scores(rows: list[Row], method: str, dataset: str) -> dict[str, float]:
-    """Combined score of each seed."""
-    return {r["seed"]: combined_score(r) for r in rows if r["method"] == method and r["dataset"] == dataset}
 
 
 def improvement(rows: list[Row], method: str, datasets: Sequence[str]) -> str:
@@ -149,9 +120,8 @@ def details_table(rows: list[Row], dataset: str) -> str:
     return table(["method", *(c.replace("_", " ") for c in columns)], lines)
 
 
-def gaits_table() -> str:
+def gaits_table(rows: list[Row]) -> str:
     """Behaviours recovered from gait mixtures, by data set, method and kind of start."""
-    rows = read("gaits.csv")
     lines = []
     for dataset in sorted({r["dataset"] for r in rows}):
         methods = {r["method"] for r in rows if r["dataset"] == dataset}
@@ -211,74 +181,8 @@ def generic_table(rows: list[Row]) -> str:
     return table([c.replace("_", " ") for c in rows[0]], [list(row.values()) for row in rows])
 
 
-def plot_scores(rows: list[Row], datasets: Sequence[str], file: Path) -> None:
-    """Combined score of every method with its seeds."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
-    methods = sorted({r["method"] for r in rows if r["dataset"] in datasets})
-    methods.sort(key=lambda m: np.mean([s for d in datasets for s in scores(rows, m, d).values()]))
-    figure, panels = plt.subplots(
-        1, len(datasets), figsize=(4.2 * len(datasets), 0.32 * len(methods) + 1.2), sharey=True
-    )
-    for axes, dataset in zip(np.atleast_1d(panels), datasets, strict=True):
-        for i, method in enumerate(methods):
-            values = np.array(list(scores(rows, method, dataset).values()))
-            if not len(values):
-                continue
-            color = "#0072b2" if method == OURS else "#777777"
-            axes.plot(values, np.full(len(values), i), "o", color=color, alpha=0.5, markersize=4)
-            axes.plot([interquartile_mean(values[:, None])], [i], "|", color=color, markersize=14, markeredgewidth=2)
-        axes.set_title(dataset.removeprefix("didi/").removesuffix("-v0"))
-        axes.set_xlabel("combined score")
-        axes.set_xlim(-0.02, 1)
-        axes.grid(axis="x", alpha=0.3)
-    np.atleast_1d(panels)[0].set_yticks(range(len(methods)), methods)
-    figure.tight_layout()
-    figure.savefig(file, dpi=120)
-    plt.close(figure)
-
-
-def plot_sensitivity(rows: list[Row], file: Path) -> None:
-    """How diversity and fidelity move with one setting at a time."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
-    studies = list(dict.fromkeys(r["study"] for r in rows))
-    figure, panels = plt.subplots(1, len(studies), figsize=(3.6 * len(studies), 3.2), squeeze=False)
-    lines: tuple[tuple[str, str, Callable[[Row], float]], ...] = (
-        (
-            "information / ceiling",
-            "#0072b2",
-            lambda r: number(r, "mutual_information_bits") / number(r, "mutual_information_ceiling"),
-        ),
-        ("fidelity", "#d55e00", lambda r: number(r, "fidelity")),
-        ("real / planned", "#009e73", lambda r: number(r, "spread_ratio")),
-    )
-    for axes, study in zip(panels[0], studies, strict=True):
-        own = [r for r in rows if r["study"] == study]
-        values = sorted({r["value"] for r in own}, key=float)
-        for label, color, share in lines:
-            points = [[share(r) for r in own if r["value"] == v] for v in values]
-            axes.plot(range(len(values)), [np.mean(p) for p in points], "-", color=color, label=label)
-            for i, p in enumerate(points):
-                axes.plot([i] * len(p), p, "o", color=color, markersize=3)
-        axes.set_xticks(range(len(values)), values, fontsize=8)
-        axes.set_xlabel(study)
-        axes.set_ylim(0, 1.05)
-        axes.grid(alpha=0.3)
-    panels[0][0].legend(fontsize=8)
-    figure.tight_layout()
-    figure.savefig(file, dpi=120)
-    plt.close(figure)
-
-
 def main() -> None:
-    rows = read("skills.csv")
+    rows, gaits = read("skills.csv"), read("gaits.csv")
     continuous = [
         d for d in ("didi/ant-directions-v0", "didi/pointmaze-medium-v0") if any(r["dataset"] == d for r in rows)
     ]
@@ -287,7 +191,7 @@ def main() -> None:
         "SKILLS": skills_table(rows),
         "BASELINES": baselines_table(rows, continuous),
         "DETAILS": "\n\n".join(f"**{d}**\n\n{details_table(rows, d)}" for d in sorted({r["dataset"] for r in rows})),
-        "GAITS": gaits_table(),
+        "GAITS": gaits_table(gaits),
     }
     if purity := read("assignment.csv"):
         parts["ASSIGNMENT"] = assignment_table(purity)
@@ -299,8 +203,29 @@ def main() -> None:
     for key, part in parts.items():
         text = text.replace(f"<!-- {key} -->", part)
     (DOCS / "results.md").write_text(text)
+    README.write_text(fill(README.read_text(), in_short(rows, gaits, parts)))
     plot_scores(rows, continuous, DOCS / "results-scores.png")
-    print(f"written: {DOCS / 'results.md'} and its pictures")
+    print(f"written: {DOCS / 'results.md'}, its pictures, and the tables in {README}")
+
+
+def in_short(rows: list[Row], gaits: list[Row], parts: dict[str, str]) -> dict[str, str]:
+    """The tables of README.md."""
+    chosen = [metric for metric in METRICS if metric[0] in _IN_SHORT]
+    shown = [r for r in gaits if r["method"] in (OURS, RECORDED) and r["starts"] != "push"]
+    return {"SKILLS": skills_table(rows, chosen), "BASELINES": parts["BASELINES"], "GAITS": gaits_table(shown)}
+
+
+def fill(text: str, parts: dict[str, str]) -> str:
+    """`text` with each part between the comments `KEY` and `/KEY`."""
+    for key, part in parts.items():
+        text, found = re.subn(
+            rf"(<!-- {key} -->\n).*?(<!-- /{key} -->)",
+            lambda match, part=part: f"{match[1]}\n{part}\n\n{match[2]}",
+            text,
+            flags=re.DOTALL,
+        )
+        assert found == 1, f"expected <!-- {key} --> and <!-- /{key} --> once, found {found}"
+    return text
 
 
 if __name__ == "__main__":

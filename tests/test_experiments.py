@@ -266,11 +266,15 @@ def test_a_method_that_is_not_known_and_a_run_that_is_not_there_are_named(tmp_pa
         baselines.measure(args, point_dataset(), "vae", 3)
 
 
-def test_the_page_of_results_is_made_of_the_committed_tables(tmp_path, monkeypatch):
+def test_the_page_of_results_and_the_readme_are_made_of_the_committed_tables(tmp_path, monkeypatch):
     import tables
 
+    readme = tables.README.read_text()
     monkeypatch.setattr(tables, "DOCS", tmp_path)
+    monkeypatch.setattr(tables, "README", tmp_path / "README.md")
+    (tmp_path / "README.md").write_text(readme)
     tables.main()
+    assert (tmp_path / "README.md").read_text() == readme
     assert (tmp_path / "results.md").read_text() == (tables.ROOT / "docs" / "results.md").read_text()
     assert (tmp_path / "results-scores.png").read_bytes().startswith(b"\x89PNG")
 
