@@ -23,11 +23,11 @@ RECORDED = "behaviours"  # what a mixture was recorded from: no rival, but what 
 
 METRICS = (  # column, title, scale, bar
     ("spread_ratio", "real / planned spread", 1.0, ">= 0.90"),
-    ("mutual_information_bits", "bits within one horizon", 1.0, "either >= 3.6,"),
-    ("held_information_bits", "bits, held 8 horizons", 1.0, "gaits >= 3.0"),
+    ("mutual_information_bits", "bits within one horizon", 1.0, ">= 3.6 (gaits 3.0)"),
+    ("held_information_bits", "bits, held 8 horizons", 1.0, "or here"),
     ("mutual_information_ceiling", "their ceiling", 1.0, ""),
     ("fidelity", "fidelity, %", 100.0, ">= 95"),
-    ("held_fidelity", "fidelity, held 8 horizons, %", 100.0, ""),
+    ("held_fidelity", "fidelity, held 8 horizons, %", 100.0, "or here"),
     ("falls", "falls, %", 100.0, "<= 3"),
     ("contact", "wall contact, %", 100.0, ""),
     ("probe", "probe (R^2 or accuracy)", 1.0, ""),

@@ -280,12 +280,12 @@ def test_the_page_of_results_and_the_readme_are_made_of_the_committed_tables(tmp
 
 
 def test_the_combined_score_needs_every_share_and_leaves_out_what_has_no_plan():
-    import tables
+    from rows import combined_score
 
     row = {"mutual_information_bits": "2", "mutual_information_ceiling": "4", "spread_ratio": "1.7", "fidelity": "0.5"}
-    assert tables.combined_score(row) == pytest.approx(0.25 ** (1 / 3))
-    assert tables.combined_score({**row, "mutual_information_bits": "-0.1"}) == 0
-    assert tables.combined_score({**row, "spread_ratio": "nan"}) == pytest.approx(0.5)
+    assert combined_score(row) == pytest.approx(0.25 ** (1 / 3))
+    assert combined_score({**row, "mutual_information_bits": "-0.1"}) == 0
+    assert combined_score({**row, "spread_ratio": "nan"}) == pytest.approx(0.5)
 
 
 def test_a_method_is_compared_on_the_seeds_and_data_that_both_have():
