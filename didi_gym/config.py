@@ -155,7 +155,7 @@ class SkillConfig:
     `TrajectoryDataset.suggest_horizon` finds."""
     skill_space: SkillSpace = field(default_factory=lambda: SkillSpace("ball", 2))
     """Continuous skills for data that varies continuously (directions, goals); `discrete` for a mixture of behaviours
-    (gaits): about one and a half times as many as expected, since what turns out rare is merged."""
+    (gaits): about one and a half times as many as expected, since what is rare or was cut in two is merged."""
     anchor: AnchorConfig = field(default_factory=AnchorConfig)
     """For discrete skills: how behaviours are found in the data and anchor the policy."""
     plan_length: int | None = None
