@@ -152,12 +152,16 @@ def _imitate(
     if config.network == "unet":
         network = {"unet": to_dict(config.unet), "plan_length": length}
     run = {"data": batches.dataset.fingerprint(), "horizon": horizon, "seed": seed, "skills": config.skill_space.size}
-    own = {name: value for name, value in to_dict(anchor).items() if name not in _OF_TUNING}
-    identity = {**run, **network, **own}
+    identity = {**run, **network, **_found_by(anchor)}
     checkpoint = None if checkpoints is None else checkpoints / f"{stage}.safetensors"
     state = TrainingState(policy, anchor.learning_rate, anchor.ema_decay, seed, identity, checkpoint)
     optimize(stage, state, loss, steps, anchor.learning_rate, progress)
     return state.averaged()
+
+
+def _found_by(anchor: AnchorConfig) -> dict[str, Any]:
+    """The settings that these stages depend on."""
+    return {name: value for name, value in to_dict(anchor).items() if name not in _OF_TUNING}
 
 
 def _recognise(
@@ -181,7 +185,7 @@ def _recognise(
             classifier, *draw_own(batches, assignment, config.batch_size, horizon, generator), generator
         )
 
-    run = {"data": batches.dataset.fingerprint(), "seed": seed, **to_dict(settings)}
+    run = {"data": batches.dataset.fingerprint(), "seed": seed, **to_dict(settings), "anchor": _found_by(config.anchor)}
     checkpoint = None if checkpoints is None else checkpoints / "classifier.safetensors"
     state = TrainingState(classifier, config.learning_rate, config.ema_decay, seed, run, checkpoint)
     optimize("classifier", state, loss, config.anchor.scout_steps, config.learning_rate, progress)

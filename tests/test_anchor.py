@@ -1,5 +1,7 @@
 """Skills anchored in the data do what the behaviours of the data do, alone and under the joint objective."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -10,7 +12,7 @@ from didi_gym.loops import Batches
 from didi_gym.policy import SkillPolicy
 from didi_gym.skills import SkillSpace
 from didi_gym.training import TrainConfig, train
-from tests.examples import gait_dataset
+from tests.examples import SMALL_ANCHOR, gait_dataset
 
 
 def settings(**changes):
@@ -108,6 +110,15 @@ def test_a_run_that_was_stopped_continues_to_the_same_weights(tmp_path, monkeypa
     again = train(dataset, config, tmp_path / "stopped", progress=False)
     for name, tensor in whole.state_dict().items():
         assert torch.equal(tensor, again.state_dict()[name]), name
+
+
+def test_what_was_anchored_can_be_tuned_without_being_anchored_again(tmp_path):
+    dataset, untuned = gait_dataset(episodes=9)[0], settings(anchor=replace(SMALL_ANCHOR, tuning_steps=0))
+    train_anchor(dataset, untuned, horizon=8, checkpoints=tmp_path, progress=False)
+    before = {file.name: file.read_bytes() for file in tmp_path.iterdir()}
+    assert {"scout.safetensors", "anchor.safetensors", "classifier.safetensors"} <= before.keys()
+    train_anchor(dataset, settings(anchor=SMALL_ANCHOR), horizon=8, checkpoints=tmp_path, progress=False)
+    assert {file.name: file.read_bytes() for file in tmp_path.iterdir()} == before
 
 
 def test_without_an_anchor_discrete_skills_are_planned_whole(tmp_path):
