@@ -125,7 +125,7 @@ class AnchorConfig:
     """Weight of the anchor in the joint objective."""
     tuning_steps: int = 0
     """Gradient steps of the joint objective, which only tunes an anchored policy (in place of `skills.steps`); none by
-    default: they help little, and harm where behaviours switch within episodes (docs/decisions.md)."""
+    default: they were measured to change little (docs/decisions.md)."""
     tuning_rate: float = 1e-4
     """Its learning rate."""
     residual_target: float = 1.0
