@@ -81,7 +81,7 @@ def assert_same(got: Any, expected: Any) -> None:
         np.testing.assert_array_equal(got, expected)
 
 
-def check_vector(
+def assert_vector_is_like_singles(
     backend: Any, mode: AutoresetMode, policy: Any, skills: Any, env_class: Any, n: int, longest: int, seed: int
 ) -> None:
     """Drive a vector environment and N single ones with the same actions, and compare all that they say."""
@@ -132,21 +132,21 @@ def check_vector(
 @settings(max_examples=60, deadline=None)
 @given(**whole_case)
 def test_sync_equals_single_wrappers(mode, kind, **case):
-    check_vector(SyncVectorEnv, mode, ScriptedPolicy(kind), **case)
+    assert_vector_is_like_singles(SyncVectorEnv, mode, ScriptedPolicy(kind), **case)
 
 
 @pytest.mark.parametrize("mode", MODES)
 @settings(max_examples=8, deadline=None, suppress_health_check=list(HealthCheck))
 @given(**whole_case)
 def test_async_equals_single_wrappers(mode, kind, **case):
-    check_vector(functools.partial(AsyncVectorEnv, context="fork"), mode, ScriptedPolicy(kind), **case)
+    assert_vector_is_like_singles(functools.partial(AsyncVectorEnv, context="fork"), mode, ScriptedPolicy(kind), **case)
 
 
 @pytest.mark.parametrize("mode", MODES)
 @settings(max_examples=15, deadline=None)
 @given(**whole_case)
 def test_a_real_policy_plans_the_same_alone_and_in_company_when_batch_invariant(mode, kind, **case):
-    check_vector(SyncVectorEnv, mode, real_policy(kind), **case)
+    assert_vector_is_like_singles(SyncVectorEnv, mode, real_policy(kind), **case)
 
 
 operations = st.lists(
@@ -198,7 +198,9 @@ def test_resets_of_all_or_some_at_any_time_are_those_of_single_wrappers(backend,
         envs.close()
 
 
-def check_vec_env(venv: Any, policy: Any, skills: Any, env_class: Any, n: int, longest: int, seed: int) -> None:
+def assert_vec_env_is_like_singles(
+    venv: Any, policy: Any, skills: Any, env_class: Any, n: int, longest: int, seed: int
+) -> None:
     """The same for Stable-Baselines3, against single wrappers in a DummyVecEnv, Monitors inside both."""
     invariant = {} if isinstance(policy, ScriptedPolicy) else {"batch_invariant": True}
     singles = DummyVecEnv(
@@ -240,25 +242,27 @@ def monitored(**case: Any) -> list[Any]:
 @settings(max_examples=60, deadline=None)
 @given(**whole_case)
 def test_dummy_vec_env_equals_single_wrappers(kind, **case):
-    check_vec_env(DummyVecEnv(monitored(**case)), ScriptedPolicy(kind), **case)
+    assert_vec_env_is_like_singles(DummyVecEnv(monitored(**case)), ScriptedPolicy(kind), **case)
 
 
 @settings(max_examples=8, deadline=None, suppress_health_check=list(HealthCheck))
 @given(**whole_case)
 def test_subproc_vec_env_equals_single_wrappers(kind, **case):
-    check_vec_env(SubprocVecEnv(monitored(**case), start_method="fork"), ScriptedPolicy(kind), **case)
+    assert_vec_env_is_like_singles(SubprocVecEnv(monitored(**case), start_method="fork"), ScriptedPolicy(kind), **case)
 
 
 @settings(max_examples=15, deadline=None)
 @given(**whole_case)
 def test_a_real_policy_plans_the_same_in_a_vec_env_when_batch_invariant(kind, **case):
-    check_vec_env(DummyVecEnv(monitored(**case)), real_policy(kind), **case)
+    assert_vec_env_is_like_singles(DummyVecEnv(monitored(**case)), real_policy(kind), **case)
 
 
 @pytest.mark.parametrize("start_method", ["forkserver", "spawn"])
 def test_other_ways_to_start_processes_work_too(start_method):
     skills = {"skill_duration": (3, 8), "replan_every": 3, "terminate_fn": every_fourth_step_from_the_end}
     case = {"skills": skills, "env_class": ToyGoalEnv, "n": 2, "longest": 20, "seed": 1}
-    check_vec_env(SubprocVecEnv(monitored(**case), start_method=start_method), ScriptedPolicy(), **case)
+    assert_vec_env_is_like_singles(
+        SubprocVecEnv(monitored(**case), start_method=start_method), ScriptedPolicy(), **case
+    )
     backend = functools.partial(AsyncVectorEnv, context=start_method)
-    check_vector(backend, AutoresetMode.NEXT_STEP, ScriptedPolicy(), **case)
+    assert_vector_is_like_singles(backend, AutoresetMode.NEXT_STEP, ScriptedPolicy(), **case)
