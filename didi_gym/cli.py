@@ -115,7 +115,10 @@ def train(args: Train) -> None:
         + (f", {short} left out as shorter than the horizon" if short else ""),
         file=sys.stderr,
     )
-    run(training, config, args.output, reuse=args.reuse, device=pick_device(args.device))
+    policy = run(training, config, args.output, reuse=args.reuse, device=pick_device(args.device))
+    if config.skills.is_anchored:
+        found, clusters = policy.skill_space.size, config.skills.skill_space.size
+        print(f"{found} skills were found, starting from {clusters} clusters", file=sys.stderr)
     print(f"Skill policy written to {args.output}. Next: didi-gym evaluate {args.output}")
 
 

@@ -305,6 +305,15 @@ def test_settings_of_the_command_line_are_those_of_training():
     assert set(training.TrainConfig.__dataclass_fields__) <= set(cli.Train.__dataclass_fields__)
 
 
+def test_training_says_how_many_skills_were_found(datasets, tmp_path, capfd):
+    settings = "skill-space.kind discrete skill-space.size 4 anchor.scout-steps 20 anchor.steps 20 anchor.batch-size 32"
+    words = settings.split()
+    flags = [word for i in range(0, len(words), 2) for word in (f"--skills.{words[i]}", words[i + 1])]
+    cli.run(_train(tmp_path, *flags))
+    found = SkillPolicy.from_pretrained(tmp_path).skill_space.size
+    assert f"{found} skills were found, starting from 4 clusters" in capfd.readouterr().err
+
+
 @pytest.mark.parametrize(("kind", "said"), [("ball", "falls into clear groups.*kind discrete"), ("discrete", None)])
 def test_training_suggests_the_kind_of_skills_that_the_data_looks_like(kind, said, capsys):
     from tests.examples import gait_dataset

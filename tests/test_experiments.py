@@ -18,6 +18,7 @@ from methods.run import train_joint
 from methods.untrained import prior_sampling, random_skills
 from methods.vae import draw_code, squash, vae
 
+from didi_gym.assignment import Assignment
 from didi_gym.collect.from_agents import agents_layout
 from didi_gym.data import TrajectoryDataset
 from didi_gym.diffusion import DiffusionPrior
@@ -298,3 +299,12 @@ def test_a_method_is_compared_on_the_seeds_and_data_that_both_have():
     rows = [row("didi", d, s, 3) for d in "ab" for s in "01234"] + [row("rival", "a", s, 1) for s in "012"]
     assert tables.improvement(rows, "rival", ["a", "b"]) == "1.00 [1.00, 1.00]"
     assert tables.improvement(rows[:-1], "rival", ["a", "b"]) == "-"
+
+
+def test_purity_counts_steps_and_covers_only_behaviours_that_make_up_most_of_a_skill():
+    from assignment import score
+
+    truth = np.array([0, 0, 0, 1, 1, 2, 2, 2])
+    labels = np.array([0, 0, 0, 0, 1, 1, -1, -1])  # the second skill is half of either; two steps are no skill's
+    expected = {"skills": 2, "purity": round(4 / 6, 4), "covered": 1, "behaviours": 3}
+    assert score(Assignment(labels, 2), truth) == expected
