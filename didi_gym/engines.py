@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import copy
 import math
+import operator
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, Protocol, get_args
@@ -284,6 +285,34 @@ class CudaGraphEngine:
                 torch.cuda.current_stream().synchronize()
 
         return Recording(staged.numpy(), actions.numpy(), replay)
+
+
+class WeightWatch:
+    """Notices that a module's weights were written to or replaced since this watch began.
+
+    Writes to a tensor raise its version, `Parameter.data = ...` changes where it lies, and replacing a parameter or a
+    submodule changes the module's own tables. What none of these shows is a write through `Parameter.data`, and a step
+    of a fused optimiser: so weights that require a gradient always count as changed.
+    """
+
+    def __init__(self, module: nn.Module) -> None:
+        tables = [t for m in module.modules() for t in (m._parameters, m._buffers, m._modules)]
+        self._places = [(table, name) for table in tables for name in table]
+        self._entries = [table[name] for table, name in self._places]
+        self._tensors = [*module.parameters(), *module.buffers()]
+        self._state = self._read()
+
+    @property
+    def changed(self) -> bool:
+        """Whether a plan made from a copy of the weights could differ from one made from the module."""
+        entries = (table.get(name) for table, name in self._places)
+        return self._read() != self._state or not all(map(operator.is_, entries, self._entries))
+
+    def _read(self) -> Any:
+        tensors = self._tensors
+        if any([tensor.requires_grad for tensor in tensors]):
+            return math.nan  # differs from itself
+        return [tensor._version for tensor in tensors], [tensor.data_ptr() for tensor in tensors]
 
 
 class HeadingFrame:

@@ -17,7 +17,16 @@ from didi_gym import hub
 from didi_gym.config import PolicyConfig
 from didi_gym.decoding import to_dict
 from didi_gym.dynamics import DynamicsEnsemble
-from didi_gym.engines import TORCH, Engine, EngineName, HeadingFrame, check_arguments, make_engine
+from didi_gym.engines import (
+    TORCH,
+    Engine,
+    EngineName,
+    HeadingFrame,
+    TorchEngine,
+    WeightWatch,
+    check_arguments,
+    make_engine,
+)
 from didi_gym.files import SafeFileError
 from didi_gym.frames import turn
 from didi_gym.policy_folder import CONFIG_FILE, TRAINING_FILE, WEIGHTS_FILE, read_config
@@ -58,7 +67,7 @@ class SkillPolicy(PolicyNetwork):
         self._read = len(config.layout.policy_inputs)
         self._frame = HeadingFrame.of(self)
         self._dynamics: list[DynamicsEnsemble] = []  # in a list: no part of the policy's weights
-        self._engine: Engine | None = None  # made when it is first needed, of the weights of that moment
+        self._engine: tuple[Engine, WeightWatch] | None = None  # a snapshot, and whether it still holds
 
     # -- what it is ------------------------------------------------------------------------------------------------
     @property
@@ -117,9 +126,13 @@ class SkillPolicy(PolicyNetwork):
         if isinstance(inputs, Tensor):
             with torch.no_grad():
                 return self.emit(torch.cat([inputs, skills], dim=-1), steps)
-        if self._engine is None:
-            self._engine = self.engine()
-        return self._engine(inputs, skills, steps)
+        if self._engine is None or self._engine[1].changed:
+            watch = WeightWatch(self)
+            if watch.changed:  # in training: no snapshot would hold
+                self._engine = None
+                return TorchEngine(self)(inputs, skills, steps)
+            self._engine = self.engine(), watch
+        return self._engine[0](inputs, skills, steps)
 
     def act(self, observations: Array, skills: Array) -> Array:
         """The next action `(n, action_dim)` for each row: the closed loop of the paper, a new plan every step."""
@@ -147,7 +160,8 @@ class SkillPolicy(PolicyNetwork):
     ) -> Engine:
         """A function `(inputs, skills, steps) -> actions` that plans in a given way; see `didi_gym.engines`.
 
-        It is a snapshot of the policy: ask again after a change of weights or device.
+        It is a snapshot of the policy: ask again after a change of weights or device. (`plan_actions` and `act` notice
+        such a change by themselves.)
 
         Args:
             name: "numpy", "torch" or "cuda-graph"; "auto" is the one that `plan_actions` uses: numpy on a CPU

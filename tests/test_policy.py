@@ -47,6 +47,63 @@ def test_plan_act_and_plan_actions_agree(form):
     assert (plan.observations is None) == (policy.config.consistency == "dynamics")
 
 
+def _zero(policy):
+    policy.net.outlet.weight.zero_()
+    policy.net.outlet.bias.zero_()
+
+
+def _replace_data(policy):
+    torch.nn.utils.vector_to_parameters(torch.zeros(sum(p.numel() for p in policy.parameters())), policy.parameters())
+
+
+def _replace_parameter(policy):
+    policy.net.outlet.weight = torch.nn.Parameter(torch.zeros_like(policy.net.outlet.weight), requires_grad=False)
+    policy.net.outlet.bias.zero_()
+
+
+def _replace_layer(policy):
+    policy.net.outlet = torch.nn.Linear(policy.net.outlet.in_features, policy.net.outlet.out_features)
+
+
+def _move_bound(policy):
+    policy.high.mul_(0.5)
+
+
+def _train_a_step(policy):
+    policy.requires_grad_(True)
+    optimizer = torch.optim.Adam(policy.parameters(), lr=0.1, fused=True)  # raises no version
+    policy(torch.ones(3, 6), torch.ones(3, 2))[0].sum().backward()
+    with torch.enable_grad():
+        optimizer.step()
+
+
+@pytest.mark.parametrize(
+    "change",
+    [_zero, _replace_data, _replace_parameter, _replace_layer, _move_bound, _train_a_step],
+    ids=lambda f: f.__name__,
+)
+def test_weights_that_change_in_place_change_the_next_plan_of_arrays(change):
+    policy = random_policy().eval().requires_grad_(False)
+    inputs, skills = _asked(policy)
+    before = policy.act(inputs, skills)
+    with torch.set_grad_enabled(change is _train_a_step):
+        change(policy)
+    live = policy.act(torch.from_numpy(inputs), torch.from_numpy(skills)).numpy()
+    assert np.abs(live - before).max() > 1e-3
+    np.testing.assert_allclose(policy.act(inputs, skills), live, atol=2e-5)
+
+
+def test_a_frozen_policy_keeps_its_engine_and_one_in_training_keeps_none():
+    policy = random_policy().eval().requires_grad_(False)
+    policy.act(*_asked(policy))
+    engine = policy._engine
+    policy.act(*_asked(policy))
+    assert policy._engine is engine is not None
+    policy.net.outlet.weight.requires_grad_(True)
+    policy.act(*_asked(policy))
+    assert policy._engine is None
+
+
 def test_actions_stay_inside_the_bounds_even_saturated():
     policy = random_policy()
     with torch.no_grad():
