@@ -36,6 +36,7 @@ EngineName = Literal["auto", "numpy", "torch", "cuda-graph"]
 _NUMPY_BATCH = 4096  # numpy is faster up to here, the largest batch of benchmarks/plan_latency.py on a CPU
 _ROWS = 3  # up to this many rows one vector at a time beats a matrix
 _WARM_UPS = 3  # runs before a capture, as PyTorch's documentation of CUDA graphs has it
+_VERSION, _TRAINABLE = operator.attrgetter("_version"), operator.attrgetter("requires_grad")
 _RECORDINGS = 16  # graphs an engine keeps; each holds its intermediate results
 
 
@@ -288,7 +289,7 @@ class CudaGraphEngine:
 
 
 class WeightWatch:
-    """Notices that a module's weights were written to or replaced since this watch began.
+    """Notices that a module's weights were written to or replaced since this watch began, at a cost of a few us.
 
     Writes to a tensor raise its version, `Parameter.data = ...` changes where it lies, and replacing a parameter or a
     submodule changes the module's own tables. What none of these shows is a write through `Parameter.data`, and a step
@@ -296,23 +297,24 @@ class WeightWatch:
     """
 
     def __init__(self, module: nn.Module) -> None:
-        tables = [t for m in module.modules() for t in (m._parameters, m._buffers, m._modules)]
-        self._places = [(table, name) for table in tables for name in table]
-        self._entries = [table[name] for table, name in self._places]
-        self._tensors = [*module.parameters(), *module.buffers()]
+        tables = [table for part in module.modules() for table in (part._parameters, part._buffers, part._modules)]
+        places = [(table, name, entry) for table in tables for name, entry in table.items()]
+        self._tables, self._names, self._entries = zip(*places, strict=True)
+        self._parameters, self._buffers = list(module.parameters()), list(module.buffers())
         self._state = self._read()
 
     @property
     def changed(self) -> bool:
         """Whether a plan made from a copy of the weights could differ from one made from the module."""
-        entries = (table.get(name) for table, name in self._places)
-        return self._read() != self._state or not all(map(operator.is_, entries, self._entries))
+        return (
+            any(map(_TRAINABLE, self._parameters))
+            or self._read() != self._state
+            or not all(map(operator.is_, map(dict.get, self._tables, self._names), self._entries))
+        )
 
-    def _read(self) -> Any:
-        tensors = self._tensors
-        if any([tensor.requires_grad for tensor in tensors]):
-            return math.nan  # differs from itself
-        return [tensor._version for tensor in tensors], [tensor.data_ptr() for tensor in tensors]
+    def _read(self) -> tuple[list[int], list[int], list[int]]:
+        versions, places = map(_VERSION, self._parameters), map(Tensor.data_ptr, self._parameters)
+        return list(versions), list(places), list(map(_VERSION, self._buffers))
 
 
 class HeadingFrame:
