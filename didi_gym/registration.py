@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import functools
 import importlib
 import inspect
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import gymnasium as gym
 import numpy as np
-from gymnasium.envs.registration import EnvSpec, VectorizeMode
+from gymnasium.envs.registration import EnvSpec, VectorizeMode, load_env_creator
 from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv, VectorEnv
 
 from didi_gym.execution import SkillExecutor
@@ -51,6 +52,7 @@ def make(
     policy: str | Path | SkillPolicy | None = None,
     *,
     wrappers: Sequence[EnvWrapper] = (),
+    env_kwargs: Mapping[str, Any] | None = None,
     **kwargs: Any,
 ) -> SkillActionWrapper:
     """Make an environment whose actions are skills.
@@ -60,22 +62,32 @@ def make(
             no import. An id of this package (`didi_gym/AntMaze_Open-v0`) names a policy too.
         policy: see `SkillActionWrapper`.
         wrappers: put around the low-level environment, inside the skills, the first innermost.
+        env_kwargs: the environment's own arguments, for `gymnasium.make`.
         **kwargs: settings of `SkillActionWrapper` go to it, all others (`max_episode_steps`, `render_mode`, the
             environment's own) to `gymnasium.make`, which puts its TimeLimit inside.
+
+    Raises:
+        TypeError: an argument that is given twice, or that both the wrapper and the environment's constructor take:
+            the environment's belongs into `env_kwargs`.
 
     Example:
         >>> import didi_gym
         >>> env = didi_gym.make("PointMaze_Medium-v3", "pointmaze-medium", skill_duration=8, max_episode_steps=400)
     """
-    return _make(SkillActionWrapper, env_id, policy, wrappers, kwargs)
+    return _make(SkillActionWrapper, env_id, policy, wrappers, env_kwargs, kwargs)
 
 
 def _make(
-    cls: type[SkillActionWrapper], env_id: Any, policy: Any, wrappers: Sequence[EnvWrapper], kwargs: dict[str, Any]
+    cls: type[SkillActionWrapper],
+    env_id: Any,
+    policy: Any,
+    wrappers: Sequence[EnvWrapper],
+    env_kwargs: Mapping[str, Any] | None,
+    kwargs: dict[str, Any],
 ) -> SkillActionWrapper:
     env_id, policy = known_pair(env_id, policy)
     settings = {name: kwargs.pop(name) for name in WRAPPER_SETTINGS & kwargs.keys()}
-    env = make_wrapped(env_id, wrappers, kwargs)
+    env = make_wrapped(env_id, wrappers, merge_env_kwargs(env_id, env_kwargs, kwargs, settings))
     try:
         return cls(env, policy, **settings)
     except BaseException:
@@ -91,6 +103,7 @@ def make_vec(
     *,
     autoreset_mode: str | AutoresetMode = "next_step",
     wrappers: Sequence[EnvWrapper] = (),
+    env_kwargs: Mapping[str, Any] | None = None,
     vector_kwargs: dict[str, Any] | None = None,
     **kwargs: Any,
 ) -> SkillActionVectorWrapper:
@@ -103,6 +116,7 @@ def make_vec(
             this process (and on the GPU, if there is one) either way.
         autoreset_mode: `next_step`, `same_step` or `disabled`, as in Gymnasium.
         wrappers: put around each low-level environment, inside the skills: RecordEpisodeStatistics, TimeLimit, ...
+        env_kwargs: see `make`.
         vector_kwargs: for `SyncVectorEnv` or `AsyncVectorEnv`, such as `{"context": "forkserver"}`; an `autoreset_mode`
             in it counts, as in `gymnasium.make_vec`.
         **kwargs: settings of `SkillActionWrapper` and `SkillActionVectorWrapper` go there, all others to
@@ -128,7 +142,7 @@ def make_vec(
     mode = _autoreset_mode(vector_kwargs.pop("autoreset_mode", autoreset_mode))
     kwargs = {name: value.item() if isinstance(value, np.generic) else value for name, value in kwargs.items()}  # JSON
     live = load_policy(policy, kwargs.get("device", "auto"))
-    settings = split_settings(live, kwargs)
+    settings = split_settings(live, env_id, env_kwargs, kwargs)
     make_one = functools.partial(make_executor, env_id, settings, wrappers)
     vector = start(classes[backend], [make_one] * num_envs, autoreset_mode=mode, **vector_kwargs)
     try:
@@ -140,6 +154,7 @@ def make_vec(
         "env_id": env_id,
         "num_envs": num_envs,
         "autoreset_mode": next(name for name, value in AUTORESET_MODES.items() if value == mode),
+        **({"env_kwargs": dict(env_kwargs)} if env_kwargs else {}),
         **kwargs,
     }
     extra: dict[str, Any] = {"wrappers": wrappers, "vector_kwargs": vector_kwargs}
@@ -178,7 +193,9 @@ class SplitSettings:
     """Of `gymnasium.make`."""
 
 
-def split_settings(policy: SkillPolicy, kwargs: dict[str, Any]) -> SplitSettings:
+def split_settings(
+    policy: SkillPolicy, env_id: EnvId, env_kwargs: Mapping[str, Any] | None, kwargs: Mapping[str, Any]
+) -> SplitSettings:
     """Tell apart settings of `SkillExecutor`, of a vector wrapper, and of the low-level environment."""
     rest = {name: value for name, value in kwargs.items() if name != "device"}
     chosen = rest.pop("skill_duration", None)
@@ -189,7 +206,48 @@ def split_settings(policy: SkillPolicy, kwargs: dict[str, Any]) -> SplitSettings
     executor |= {"skill_duration": max(durations, default=None), "replan_every": replan_every}
     executor["skill_dim"] = policy.skill_space.skill_dim
     planning = {name: rest.pop(name) for name in _VECTOR_SETTINGS & rest.keys()}
-    return SplitSettings(executor, {**planning, "skill_duration": durations or None}, rest)
+    low_level = merge_env_kwargs(env_id, env_kwargs, rest, kwargs.keys() - rest.keys())
+    return SplitSettings(executor, {**planning, "skill_duration": durations or None}, low_level)
+
+
+def merge_env_kwargs(
+    env_id: EnvId, env_kwargs: Mapping[str, Any] | None, rest: Mapping[str, Any], taken: Collection[str]
+) -> dict[str, Any]:
+    """The arguments of the low-level environment: `env_kwargs`, and what is left of the plain ones.
+
+    Args:
+        taken: plain arguments that were taken as settings of ours.
+
+    Raises:
+        TypeError: an argument given twice, or one that was taken and that the environment has too.
+    """
+    given = dict(env_kwargs or {})
+    if twice := sorted(given.keys() & rest.keys()):
+        raise TypeError(f"{twice[0]} is given twice: in env_kwargs and beside it; leave one out")
+    if both := sorted((set(taken) - given.keys()) & (_parameters_of(env_id) if taken else set())):
+        raise TypeError(
+            f"{both[0]}= may mean the environment's own argument or the setting of the skills: give the environment's "
+            f"as env_kwargs={{{both[0]!r}: ...}}; {both[0]}= beside it is then the skills'"
+        )
+    return {**rest, **given}
+
+
+def _parameters_of(env_id: EnvId | dict[str, Any]) -> set[str]:
+    """Names of an environment's own arguments; none where they cannot be known before the environment is made."""
+    entry: Any = env_id
+    if not callable(entry):
+        spec: Any = _spec_from(env_id) if isinstance(env_id, dict) else env_id
+        if isinstance(spec, str):
+            if spec not in gym.registry and ":" not in spec:
+                with contextlib.suppress(ImportError):
+                    _register_robotics()
+            spec = gym.registry.get(spec.rpartition(":")[2])
+        entry = None if spec is None else spec.entry_point
+    try:
+        parameters = inspect.signature(load_env_creator(entry) if isinstance(entry, str) else entry).parameters
+    except (ImportError, AttributeError, TypeError, ValueError):
+        return set()  # whoever makes it says what is wrong
+    return {name for name, parameter in parameters.items() if parameter.kind is not parameter.VAR_KEYWORD}
 
 
 def make_executor(env_id: EnvId, settings: SplitSettings, wrappers: Sequence[EnvWrapper]) -> SkillExecutor:
@@ -213,9 +271,11 @@ class RegisteredSkillEnv(SkillActionWrapper):
         return pinned(self.unwrapped.spec, self.policy)
 
 
-def make_registered(env_id: str, policy: Any, **kwargs: Any) -> RegisteredSkillEnv:
+def make_registered(
+    env_id: str, policy: Any, env_kwargs: Mapping[str, Any] | None = None, **kwargs: Any
+) -> RegisteredSkillEnv:
     """What `gymnasium.make` calls for the ids of this package; see `make`."""
-    env = _make(RegisteredSkillEnv, env_id, policy, (), kwargs)
+    env = _make(RegisteredSkillEnv, env_id, policy, (), env_kwargs, kwargs)
     assert isinstance(env, RegisteredSkillEnv)
     return env
 
@@ -255,16 +315,24 @@ def make_low_level(env_id: EnvId | dict[str, Any], **kwargs: Any) -> gym.Env:
     if callable(env_id):
         return env_id(**kwargs)
     if isinstance(env_id, dict):
-        derived = {"namespace", "name", "version"}
-        env_id = EnvSpec.from_json(json.dumps({key: env_id[key] for key in env_id.keys() - derived}))
+        env_id = _spec_from(env_id)
     try:
         return gym.make(env_id, **kwargs)
     except gym.error.UnregisteredEnv as unknown:
         try:
-            gym.register_envs(importlib.import_module("gymnasium_robotics"))
+            _register_robotics()
         except ImportError:
             raise gym.error.UnregisteredEnv(
                 f"{unknown} If {env_id!r} is an environment of gymnasium-robotics (mazes, Adroit, Fetch, kitchen), "
                 "install it with: pip install 'didi-gym[envs]'"
             ) from unknown
     return gym.make(env_id, **kwargs)
+
+
+def _register_robotics() -> None:
+    gym.register_envs(importlib.import_module("gymnasium_robotics"))
+
+
+def _spec_from(json_dict: dict[str, Any]) -> EnvSpec:
+    derived = {"namespace", "name", "version"}
+    return EnvSpec.from_json(json.dumps({key: json_dict[key] for key in json_dict.keys() - derived}))

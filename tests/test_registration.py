@@ -5,8 +5,9 @@ import sys
 import gymnasium as gym
 import pytest
 
-from didi_gym.registration import make
-from tests.doubles import ScriptedPolicy, install_policies, register_toys
+from didi_gym.registration import make, make_vec
+from didi_gym.sb3 import make_vec_env
+from tests.doubles import ScriptedPolicy, ToyEnv, install_policies, register_toys
 
 
 def test_make_splits_wrapper_settings_from_those_of_the_environment():
@@ -15,6 +16,56 @@ def test_make_splits_wrapper_settings_from_those_of_the_environment():
     assert (env.skill_duration, env.reward_rule.discount, env.unwrapped.longest) == (5, 0.9, 7)
     assert env.env._max_episode_steps == 4
     env.reset(seed=0)
+
+
+class NeedyEnv(ToyEnv):
+    """Has arguments of the names of settings of the wrapper."""
+
+    def __init__(self, device="env's own", reward="env's own", longest=20):
+        super().__init__(longest)
+        self.device, self.reward = device, reward
+
+
+@pytest.fixture
+def needy():
+    gym.register("Needy-v0", entry_point="tests.test_registration:NeedyEnv")
+    yield "Needy-v0"
+    del gym.registry["Needy-v0"]
+
+
+FACTORIES = [make, make_vec, make_vec_env]
+
+
+@pytest.mark.parametrize("factory", FACTORIES, ids=lambda f: f.__name__)
+@pytest.mark.parametrize("form", [str, gym.spec, lambda _: NeedyEnv], ids=["id", "spec", "class"])
+def test_an_argument_that_the_environment_has_too_is_refused(factory, form, needy):
+    with pytest.raises(TypeError, match=r"device.*env_kwargs"):
+        factory(form(needy), ScriptedPolicy(), device="cpu")
+
+
+@pytest.mark.parametrize("factory", FACTORIES, ids=lambda f: f.__name__)
+def test_env_kwargs_reach_the_environment_whatever_their_names(factory, needy):
+    own = {"device": "theirs", "reward": "shaped", "longest": 7}
+    env = factory(needy, ScriptedPolicy(), env_kwargs=own, device="cpu", discount=0.9)
+    low = env if factory is make else env.unwrapped.envs[0]
+    assert (low.unwrapped.device, low.unwrapped.reward, low.unwrapped.longest) == ("theirs", "shaped", 7)
+    env.close()
+
+
+@pytest.mark.parametrize("factory", FACTORIES, ids=lambda f: f.__name__)
+def test_an_argument_given_twice_is_refused(factory, needy):
+    with pytest.raises(TypeError, match="longest"):
+        factory(needy, ScriptedPolicy(), env_kwargs={"longest": 7}, longest=8)
+
+
+def test_specs_keep_env_kwargs(needy, monkeypatch):
+    install_policies(monkeypatch, toy=ScriptedPolicy(name_or_path="toy"))
+    own = {"device": "theirs", "longest": 7}
+    envs = make_vec(needy, "toy", num_envs=2, env_kwargs=own)
+    again = gym.make_vec(gym.envs.registration.EnvSpec.from_json(envs.spec.to_json()))
+    assert [env.unwrapped.device for env in again.unwrapped.envs] == ["theirs", "theirs"]
+    single = gym.make(make_vec_env(needy, "toy", env_kwargs=own).get_attr("spec")[0])
+    assert (single.unwrapped.device, single.unwrapped.longest) == ("theirs", 7)
 
 
 def test_make_takes_a_policy_by_name(monkeypatch):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -34,6 +34,7 @@ def make_vec_env(
     monitor_dir: str | None = None,
     monitor_kwargs: dict[str, Any] | None = None,
     wrappers: Sequence[Callable[[gym.Env], gym.Env]] = (),
+    env_kwargs: Mapping[str, Any] | None = None,
     **kwargs: Any,
 ) -> SkillActionVecEnvWrapper:
     """Make a Stable-Baselines3 `VecEnv` whose actions are skills, planned for all environments in one batch.
@@ -49,6 +50,7 @@ def make_vec_env(
         vec_env_kwargs: for `vec_env_cls`, such as `{"start_method": "fork"}`.
         monitor_dir, monitor_kwargs: see `stable_baselines3.common.env_util.make_vec_env`.
         wrappers: put around each low-level environment, inside its Monitor.
+        env_kwargs: see `didi_gym.make`.
         **kwargs: settings of `SkillActionWrapper` and `SkillActionVecEnvWrapper` go there, all others to
             `gymnasium.make`.
 
@@ -63,7 +65,7 @@ def make_vec_env(
         raise TypeError("Stable-Baselines3 calls it n_envs: make_vec_env(env_id, policy, n_envs=...)")
     env_id, policy = known_pair(env_id, policy)
     live = load_policy(policy, kwargs.get("device", "auto"))
-    settings = split_settings(live, kwargs)
+    settings = split_settings(live, env_id, env_kwargs, kwargs)
     own_process = issubclass(vec_env_cls, SubprocVecEnv)
     venv = make_monitored(
         functools.partial(make_wrapped, env_id, wrappers, settings.low_level),
@@ -90,9 +92,12 @@ def make_vec_env(
         "monitor_dir": monitor_dir,
         "monitor_kwargs": monitor_kwargs,
         "wrappers": wrappers,
+        "env_kwargs": env_kwargs,
     }
     single = copy.deepcopy(gym.spec(SKILL_ID))
     single.kwargs = {"env_id": env_id, "policy": reference}
+    if env_kwargs:
+        single.kwargs["env_kwargs"] = dict(env_kwargs)
     single.kwargs |= {name: value for name, value in kwargs.items() if name not in VECTOR_ONLY}
     describable = isinstance(env_id, str) and not wrappers
     make = functools.partial(make_vec_env, env_id, reference or live, **again, **kwargs)
