@@ -10,8 +10,8 @@
 - one environment: `SkillActionWrapper`, or `make` by id; many with one planner: `make_vec`; for Stable-Baselines3:
   `help(didi_gym.sb3)`; ids for `gymnasium.make`: `didi_gym.ids.REGISTERED`
 - skill policies: `SkillPolicy.from_pretrained`, `list_pretrained`
-- learning skills from a Minari data set: `didi-gym train --help`, or `TrajectoryDataset`, `train_prior`,
-  `train_dynamics`, `train_skills`; measuring them on the simulator: `evaluate_skills`
+- learning skills from a Minari data set: `didi-gym train --help`, or `TrajectoryDataset` and `train`, or its stages
+  over a `Run`; measuring them in the simulator: `evaluate_skills`
 """
 
 from __future__ import annotations
@@ -23,7 +23,6 @@ from didi_gym import ids
 from didi_gym.version import __version__
 
 if TYPE_CHECKING:
-    from didi_gym.config import DynamicsConfig, PriorConfig, SkillConfig
     from didi_gym.data import TrajectoryDataset
     from didi_gym.diffusion import DiffusionPrior
     from didi_gym.evaluation import evaluate_skills
@@ -32,47 +31,69 @@ if TYPE_CHECKING:
     from didi_gym.policy import SkillPolicy
     from didi_gym.registration import make, make_vec
     from didi_gym.skills import SkillSpace
-    from didi_gym.training import train_dynamics, train_prior, train_skills
+    from didi_gym.training import (
+        BehaviourConfig,
+        DynamicsConfig,
+        PriorConfig,
+        Run,
+        SkillConfig,
+        TrainConfig,
+        train,
+        train_behaviours,
+        train_dynamics,
+        train_prior,
+        train_skills,
+    )
     from didi_gym.wrappers.single import SkillActionWrapper
     from didi_gym.wrappers.vector import SkillActionVectorWrapper
 
 _HOMES = {
+    "BehaviourConfig": "training",
     "DiffusionPrior": "diffusion",
-    "DynamicsConfig": "config",
+    "DynamicsConfig": "training",
     "Layout": "layout",
-    "PriorConfig": "config",
+    "PriorConfig": "training",
+    "Run": "training",
     "SkillActionVectorWrapper": "wrappers.vector",
     "SkillActionWrapper": "wrappers.single",
-    "SkillConfig": "config",
+    "SkillConfig": "training",
     "SkillPolicy": "policy",
     "SkillPolicyHubError": "hub",
     "SkillSpace": "skills",
+    "TrainConfig": "training",
     "TrajectoryDataset": "data",
     "evaluate_skills": "evaluation",
     "list_pretrained": "hub",
     "make": "registration",
     "make_vec": "registration",
+    "train": "training",
+    "train_behaviours": "training",
     "train_dynamics": "training",
     "train_prior": "training",
     "train_skills": "training",
 }
 __all__ = [
+    "BehaviourConfig",
     "DiffusionPrior",
     "DynamicsConfig",
     "Layout",
     "PriorConfig",
+    "Run",
     "SkillActionVectorWrapper",
     "SkillActionWrapper",
     "SkillConfig",
     "SkillPolicy",
     "SkillPolicyHubError",
     "SkillSpace",
+    "TrainConfig",
     "TrajectoryDataset",
     "__version__",
     "evaluate_skills",
     "list_pretrained",
     "make",
     "make_vec",
+    "train",
+    "train_behaviours",
     "train_dynamics",
     "train_prior",
     "train_skills",

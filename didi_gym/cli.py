@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -13,9 +13,9 @@ import gymnasium as gym
 import tyro
 
 from didi_gym.collect.commands import DATA
-from didi_gym.config import DynamicsConfig, PriorConfig, SkillConfig
 from didi_gym.data import DatasetError
 from didi_gym.hub_commands import HUB, List, list_policies
+from didi_gym.training.config import TrainConfig
 
 if TYPE_CHECKING:
     import numpy as np
@@ -38,21 +38,18 @@ _USAGE = """didi-gym: pretrained skills for reinforcement learning
 Add --help to any of them."""
 
 
-@dataclass(frozen=True)
-class Train:
-    """Learn a skill policy from a Minari data set, without rewards: prior, dynamics model, then skills.
+@dataclass(frozen=True, kw_only=True)
+class Train(TrainConfig):
+    """Learn a skill policy from a Minari data set, without rewards.
 
-    The same command continues a run that was stopped, to the same result.
+    Continuous skills need a diffusion prior, a dynamics model, then the skills themselves; discrete skills are found in
+    the data and imitated. The same command continues a run that was stopped, to the same result.
     """
 
     dataset: str
     """Minari data set id, e.g. didi/ant-directions-v0."""
     output: Path
     """Folder for the policy (config.json, model.safetensors), training.safetensors and checkpoints."""
-    skills: SkillConfig = field(default_factory=SkillConfig)
-    prior: PriorConfig = field(default_factory=PriorConfig)
-    dynamics: DynamicsConfig = field(default_factory=DynamicsConfig)
-    seed: int = 0
     device: str = "auto"
     """cpu, cuda, or auto: a GPU where there is one."""
     keys: tuple[str, ...] = ()
@@ -95,42 +92,39 @@ class Evaluate:
 def train(args: Train) -> None:
     from didi_gym.data import TrajectoryDataset
     from didi_gym.policy import pick_device
-    from didi_gym.training import TrainConfig, write_run
+    from didi_gym.training import hold_out, write_run
     from didi_gym.training import train as run
 
     dataset = TrajectoryDataset.from_minari(
         args.dataset, keys=args.keys or None, indices=args.indices or None, download=args.download
     )
-    dataset.require_horizon(2)
-    dataset.require_change()
-    horizon = args.skills.horizon_for(dataset)
-    config = TrainConfig(replace(args.skills, horizon=horizon), args.prior, args.dynamics, args.seed)
-    training, held_out = dataset.split(horizon=horizon)
+    config = TrainConfig(**{field.name: getattr(args, field.name) for field in fields(TrainConfig)})
+    training, held_out, config = hold_out(dataset, config)
     write_run(args.output, config, args.dataset, keys=args.keys, indices=args.indices)
-    _suggest_skills(training, config.skills)
-    short = int((dataset.lengths < horizon).sum())
+    _suggest_skills(training, config)
+    short = int((dataset.lengths < config.horizon).sum())
     print(
-        f"{args.dataset}: horizon {horizon}, {len(training.lengths)} episodes for training, "
+        f"{args.dataset}: horizon {config.horizon}, {len(training.lengths)} episodes for training, "
         + ("the same one for evaluation" if short == len(dataset.lengths) - 1 else f"{len(held_out.lengths)} held out")
         + (f", {short} left out as shorter than the horizon" if short else ""),
         file=sys.stderr,
     )
-    policy = run(training, config, args.output, reuse=args.reuse, device=pick_device(args.device))
-    if config.skills.is_anchored:
+    policy = run(dataset, config, args.output, reuse=args.reuse, device=pick_device(args.device))
+    if config.learns_behaviours:
         found, clusters = policy.skill_space.size, config.skills.skill_space.size
         print(f"{found} skills were found, starting from {clusters} clusters", file=sys.stderr)
     print(f"Skill policy written to {args.output}. Next: didi-gym evaluate {args.output}")
 
 
-def _suggest_skills(dataset: TrajectoryDataset, config: SkillConfig) -> None:
+def _suggest_skills(dataset: TrajectoryDataset, config: TrainConfig) -> None:
     """Say where the data looks like a case for the other kind of skills."""
-    from didi_gym.assignment import separation
+    from didi_gym.training.segmentation import separation
 
     try:
-        separate = separation(dataset, config.anchor)
+        separate = separation(dataset, config.behaviours)
     except DatasetError:  # too short to tell
         return
-    if (separate > 0.5) == config.skill_space.is_discrete:
+    if (separate > 0.5) == config.skills.skill_space.is_discrete:
         return
     what, other = (
         ("falls into clear groups", "--skills.skill-space.kind discrete --skills.skill-space.size 12")

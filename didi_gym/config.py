@@ -1,19 +1,17 @@
-"""Settings: frozen dataclasses that are the command line, `config.json` and the documentation at once."""
+"""What `config.json` of a policy folder records: a frozen dataclass that checks itself."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 from didi_gym.files import in_short
 from didi_gym.layout import Layout
 from didi_gym.limits import (
     MAX_ACTION,
-    MAX_DIFFUSION_STEPS,
     MAX_DURATION,
     MAX_HORIZON,
     MAX_LEVELS,
-    MAX_MEMBERS,
     MAX_SKILL,
     MAX_WIDTH,
     require_between,
@@ -22,12 +20,8 @@ from didi_gym.limits import (
 )
 from didi_gym.skills import SkillSpace
 
-if TYPE_CHECKING:
-    from didi_gym.data import TrajectoryDataset
-
 FORMAT_VERSION = 1
 MODEL_TYPE = "didi"
-MIN_WINDOW = 12  # steps without which no rhythm is seen
 
 
 @dataclass(frozen=True)
@@ -47,191 +41,6 @@ class UNetConfig:
             raise ValueError(
                 f"multipliers must be 1 to {MAX_LEVELS} numbers in [1, {MAX_WIDTH}], got {in_short(str(levels))}"
             )
-
-
-@dataclass(frozen=True)
-class PriorConfig:
-    """Settings of the diffusion prior over trajectories."""
-
-    steps: int = 10_000
-    """Gradient steps."""
-    batch_size: int = 128
-    learning_rate: float = 1e-3
-    """Peak of a cosine schedule that ends at zero."""
-    network: Literal["mlp", "unet"] = "mlp"
-    """The denoiser: `mlp`, over the whole trajectory at once; `unet`, the paper's, slower by far."""
-    width: int = 320
-    depth: int = 3
-    """Residual blocks of the MLP."""
-    unet: UNetConfig = field(default_factory=UNetConfig)
-    diffusion_steps: int = 100
-    """Noise levels T of the cosine schedule."""
-    ema_decay: float = 0.995
-
-    def __post_init__(self) -> None:
-        require_positive(self, "steps", "batch_size", "learning_rate", "width", "depth")
-        require_between(self, "ema_decay", 0, 1)
-        require_size(self)
-        if self.diffusion_steps < 2:
-            raise ValueError(f"diffusion_steps must be at least 2, got {self.diffusion_steps}")
-        require_between(self, "diffusion_steps", 2, MAX_DIFFUSION_STEPS)
-
-
-@dataclass(frozen=True)
-class DynamicsConfig:
-    """Settings of the ensemble of one-step models that makes trajectories consistent during training."""
-
-    steps: int = 6_000
-    batch_size: int = 128
-    learning_rate: float = 1e-3
-    width: int = 256
-    members: int = 3
-    """Models in the ensemble; each trajectory is rolled out through one of them."""
-    unroll: int = 8
-    """Environment steps a prediction is fed back into itself in the loss."""
-
-    def __post_init__(self) -> None:
-        require_positive(self, "steps", "batch_size", "learning_rate", "width", "members", "unroll")
-        require_size(self)
-        require_between(self, "members", 1, MAX_MEMBERS)
-
-
-@dataclass(frozen=True)
-class AnchorConfig:
-    """Settings for discrete skills: how behaviours are found in the data, and how the policy is anchored in them."""
-
-    window: int = 32
-    """Environment steps by which a behaviour is recognised."""
-    stride: int = 8
-    """Steps from one window to the next."""
-    components: int = 32
-    """Principal components of the windows' descriptions that are clustered."""
-    rare: float = 0.33
-    """A cluster with less than this share of an even split is no behaviour: its steps go with what follows them."""
-    scout_steps: int = 3_000
-    """Gradient steps of the policy that refines the assignment."""
-    twins: float = 3.0
-    """Two skills that take turns are one behaviour where the policy of either errs at most so many times as much on the
-    other's data as its own does (geometric mean); 1: none are merged."""
-    smoothing: int = 20
-    """Steps over which a policy's action error is averaged in refining."""
-    stay: float = 0.85
-    """Probability with which a behaviour goes on from one step to the next, as refining assumes."""
-    steps: int = 14_000
-    """Gradient steps of the anchored policy, whose number matters more than anything else here; 0: no anchor."""
-    batch_size: int = 512
-    learning_rate: float = 1e-3
-    weight: float = 20.0
-    """Weight of the anchor in the joint objective."""
-    tuning_steps: int = 0
-    """Gradient steps of the joint objective, which only tunes an anchored policy (in place of `skills.steps`); none by
-    default: they were measured to change little (docs/decisions.md)."""
-    tuning_rate: float = 1e-4
-    """Its learning rate."""
-    residual_target: float = 1.0
-    """In place of `skills.residual_target`: skills that act as the data does need the prior only where they no longer
-    do."""
-    ema_decay: float = 0.995
-
-    def __post_init__(self) -> None:
-        names = ("stride", "components", "scout_steps", "smoothing", "batch_size", "learning_rate", "tuning_rate")
-        require_positive(self, *names)
-        require_between(self, "ema_decay", 0, 1)
-        require_between(self, "stay", 0.5, 0.999)
-        if self.twins < 1:
-            raise ValueError(f"twins must be at least 1, which merges none, got {self.twins}")
-        if self.tuning_steps < 0:
-            raise ValueError(f"tuning_steps must not be negative, got {self.tuning_steps}")
-        if self.window < MIN_WINDOW:
-            raise ValueError(f"window must be at least {MIN_WINDOW} environment steps, got {self.window}")
-
-
-@dataclass(frozen=True)
-class SkillConfig:
-    """Settings of the joint DIDI objective: contextual policy and discriminator under the diffusion prior."""
-
-    horizon: int | None = None
-    """Length H of a trajectory, in environment steps; default: for anchored skills half of `anchor.window`, else what
-    `TrajectoryDataset.suggest_horizon` finds."""
-    skill_space: SkillSpace = field(default_factory=lambda: SkillSpace("ball", 2))
-    """Continuous skills for data that varies continuously (directions, goals); `discrete` for a mixture of behaviours
-    (gaits): about one and a half times as many as expected, since what is rare or was cut in two is merged."""
-    anchor: AnchorConfig = field(default_factory=AnchorConfig)
-    """For discrete skills: how behaviours are found in the data and anchor the policy."""
-    plan_length: int | None = None
-    """Actions one pass of the policy emits; default: the horizon, for anchored skills 1 (feedback)."""
-    consistency: Literal["dynamics", "joint"] = "dynamics"
-    """`dynamics`: states follow from the actions through the learned dynamics; `joint`: the paper's form, the policy
-    emits states beside actions."""
-    steps: int = 2_500
-    batch_size: int = 128
-    learning_rate: float = 1e-3
-    network: Literal["mlp", "unet"] = "mlp"
-    """The policy's: see `PriorConfig.network`."""
-    width: int = 256
-    depth: int = 3
-    unet: UNetConfig = field(default_factory=UNetConfig)
-    plans: tuple[int, ...] = (8, 4, 2, 1)
-    """Plans that make up one trajectory in training, drawn from these per batch: plans are trained as they are
-    executed, each to its first part. 1 is the paper's single pass; `consistency="joint"` always has one."""
-    diversity_weight: float = 1.0
-    """Weight of the mutual-information lower bound."""
-    residual_target: float = 0.6
-    """Dual ascent holds the policy's denoising residual at this multiple of the data's own; 0 keeps the weight."""
-    diversity_floor: float = 0.75
-    """Share of z that the discriminator must explain (R^2, or mutual information over its ceiling) for dual ascent to
-    raise the guidance weight: below it, a stronger prior would buy fidelity with collapsed skills."""
-    guidance_weight: float = 3.0
-    """Weight of the diffusion regulariser, at the start where dual ascent tunes it."""
-    guidance_weight_max: float = 100.0
-    dual_rate: float = 0.05
-    noise_range: tuple[float, float] = (0.1, 0.7)
-    """Noise levels at which the prior judges, as fractions of T."""
-    feature_noise: float = 0.25
-    """Noise on the discriminator's input, in standard deviations of the data's features: what cannot be told apart at
-    this resolution does not count as different."""
-    feature_times: int = 4
-    """Instants, evenly spaced over the horizon, at which the discriminator looks."""
-    discriminator_width: int = 128
-    ema_decay: float = 0.99
-
-    def __post_init__(self) -> None:
-        require_positive(self, "steps", "batch_size", "learning_rate", "width", "depth", "discriminator_width")
-        require_between(self, "ema_decay", 0, 1)
-        require_size(self)
-        require_between(self, "discriminator_width", 1, MAX_WIDTH)
-        if self.horizon is not None and self.horizon < 2:
-            raise ValueError(f"horizon must be at least 2 environment steps, got {self.horizon}")
-        if self.horizon is not None:
-            require_between(self, "horizon", 2, MAX_HORIZON)
-        longest = (self.horizon or 8) - 1
-        if not 1 <= self.feature_times <= longest:
-            raise ValueError(f"feature_times must be in 1..{longest}, got {self.feature_times}")
-        if not self.plans or min(self.plans) < 1:
-            raise ValueError(f"plans must name at least one positive number, got {self.plans}")
-        low, high = self.noise_range
-        if not 0 <= low < high <= 1:
-            raise ValueError(f"noise_range must satisfy 0 <= low < high <= 1, got {self.noise_range}")
-        for name in ("diversity_weight", "residual_target", "guidance_weight", "feature_noise", "dual_rate"):
-            if getattr(self, name) < 0:
-                raise ValueError(f"{name} must not be negative, got {getattr(self, name)}")
-
-    @property
-    def is_anchored(self) -> bool:
-        """Whether skills are behaviours found in the data: discrete ones are, unless `anchor.steps` is 0."""
-        return self.skill_space.is_discrete and self.anchor.steps > 0 and self.consistency == "dynamics"
-
-    def horizon_for(self, dataset: TrajectoryDataset) -> int:
-        """`horizon`, or its default, which for anchored skills asks that most episodes are as long."""
-        if self.horizon is not None:
-            return self.horizon
-        rhythm = self.anchor.window // 2
-        longer = (dataset.lengths >= rhythm).mean() >= 0.5
-        return rhythm if self.is_anchored and longer else dataset.suggest_horizon()
-
-    def plan_length_of(self, horizon: int) -> int:
-        """`plan_length`, or its default."""
-        return self.plan_length or (1 if self.is_anchored else horizon)
 
 
 @dataclass(frozen=True)

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
-from didi_gym.config import PriorConfig
+from didi_gym.config import UNetConfig
 from didi_gym.networks import ResidualMLP, time_embedding
 from didi_gym.unet import TemporalUNet
 
@@ -42,18 +42,33 @@ class DiffusionPrior(nn.Module):
 
     A trajectory is `(batch, horizon, state_dim + action_dim)`, observations first; its first observation is given and
     never noised.
+
+    Args:
+        network: The denoiser: an MLP of `width` and `depth`, or a U-Net of the sizes in `unet`.
+        diffusion_steps: Noise levels T of the cosine schedule.
     """
 
-    def __init__(self, config: PriorConfig, horizon: int, state_dim: int, action_dim: int) -> None:
+    def __init__(
+        self,
+        horizon: int,
+        state_dim: int,
+        action_dim: int,
+        *,
+        network: Literal["mlp", "unet"] = "mlp",
+        width: int = 320,
+        depth: int = 3,
+        unet: UNetConfig | None = None,
+        diffusion_steps: int = 100,
+    ) -> None:
         super().__init__()
         self.horizon, self.state_dim, self.action_dim = horizon, state_dim, action_dim
-        self.schedule = NoiseSchedule(config.diffusion_steps)
+        self.schedule = NoiseSchedule(diffusion_steps)
         dim, condition_dim = state_dim + action_dim, _TIME_DIM + state_dim
         self.denoiser: nn.Module
-        if config.network == "unet":
-            self.denoiser = TemporalUNet(horizon, dim, dim, condition_dim, config.unet)
+        if network == "unet":
+            self.denoiser = TemporalUNet(horizon, dim, dim, condition_dim, unet or UNetConfig())
         else:
-            self.denoiser = ResidualMLP(horizon * dim, horizon * dim, condition_dim, config.width, config.depth)
+            self.denoiser = ResidualMLP(horizon * dim, horizon * dim, condition_dim, width, depth)
 
     def pin(self, trajectory: Tensor, first: Tensor) -> Tensor:
         """The trajectory with its first observation replaced by `first` `(batch, state_dim)`."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from didi_gym.config import SkillConfig
 from didi_gym.frames import turn
 from didi_gym.layout import Layout
 
@@ -14,26 +13,30 @@ class Discriminator(nn.Module):
     """Recognises a skill by how the layout's features change over a trajectory, seen through noise.
 
     Noise sets the resolution: differences too small to matter in the world do not count, so skills must differ visibly.
+
+    Args:
+        horizon: Steps of a trajectory.
+        times: Instants, evenly spaced over the horizon, at which it looks.
+        noise: On its input, in standard deviations of the data's features.
+        width: Hidden units.
     """
 
     feature_scale: Tensor
 
-    def __init__(self, config: SkillConfig, layout: Layout) -> None:
+    def __init__(
+        self, layout: Layout, skill_dim: int, horizon: int, times: int = 4, noise: float = 0.25, width: int = 128
+    ) -> None:
         super().__init__()
-        self.layout = layout
+        self.layout, self.noise = layout, noise
         self.features = list(layout.features)
-        assert config.horizon is not None, "training fills in the horizon that the data suggests"
-        times = torch.linspace(0, config.horizon - 1, config.feature_times + 1, device="cpu").round().long()[1:]
-        self.times = times.tolist()
-        self.noise = config.feature_noise
+        self.times = _instants(horizon, times)[1:]
         self.register_buffer("feature_scale", torch.ones(len(self.times), len(self.features)))
-        width = config.discriminator_width
         self.net = nn.Sequential(
             nn.Linear(self.feature_scale.numel(), width),
             nn.SiLU(),
             nn.Linear(width, width),
             nn.SiLU(),
-            nn.Linear(width, config.skill_space.skill_dim),
+            nn.Linear(width, skill_dim),
         )
 
     def change(self, states: Tensor, angle: Tensor | None = None) -> Tensor:
@@ -72,20 +75,29 @@ class WindowClassifier(nn.Module):
 
     A gait is told by posture and rhythm, not by where it leads. It learns from the data alone, never from the policy's
     own trajectories, so a policy cannot teach it a code of its own.
+
+    Args:
+        horizon, times, noise, width: As of `Discriminator`; it also looks at the first instant.
     """
 
     inputs: Tensor
     center: Tensor
     scale: Tensor
 
-    def __init__(self, config: SkillConfig, layout: Layout, action_dim: int) -> None:
+    def __init__(
+        self,
+        layout: Layout,
+        action_dim: int,
+        skill_dim: int,
+        horizon: int,
+        times: int = 4,
+        noise: float = 0.25,
+        width: int = 128,
+    ) -> None:
         super().__init__()
-        assert config.horizon is not None, "training fills in the horizon that the data suggests"
-        times = torch.linspace(0, config.horizon - 1, config.feature_times + 1, device="cpu")
-        self.times = times.round().long().tolist()
-        self.noise = config.feature_noise
+        self.times, self.noise = _instants(horizon, times), noise
         self.register_buffer("inputs", torch.tensor(layout.policy_inputs, device="cpu"), persistent=False)
-        width, seen = config.discriminator_width, len(layout.policy_inputs) + action_dim
+        seen = len(layout.policy_inputs) + action_dim
         self.register_buffer("center", torch.zeros(seen))
         self.register_buffer("scale", torch.ones(seen))
         self.net = nn.Sequential(
@@ -93,7 +105,7 @@ class WindowClassifier(nn.Module):
             nn.SiLU(),
             nn.Linear(width, width),
             nn.SiLU(),
-            nn.Linear(width, config.skill_space.skill_dim),
+            nn.Linear(width, skill_dim),
         )
 
     @torch.no_grad()
@@ -109,3 +121,10 @@ class WindowClassifier(nn.Module):
         seen = (seen - self.center) / self.scale
         noise = torch.randn(seen.shape, generator=generator, device=seen.device)
         return self.net((seen + self.noise * noise).flatten(1))
+
+
+def _instants(horizon: int, times: int) -> list[int]:
+    """The first step of a trajectory and `times` further ones, evenly spaced up to the last."""
+    if not 1 <= times < horizon:
+        raise ValueError(f"feature_times must be in 1..{horizon - 1}, one less than the horizon, got {times}")
+    return torch.linspace(0, horizon - 1, times + 1, device="cpu").round().long().tolist()

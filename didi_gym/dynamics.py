@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from didi_gym.config import DynamicsConfig, PolicyConfig
-from didi_gym.decoding import from_dict
+from didi_gym.config import PolicyConfig
 from didi_gym.files import SafeFileError, in_short
 from didi_gym.layout import Layout
+from didi_gym.limits import MAX_WIDTH
 from didi_gym.networks import EnsembleMLP
 from didi_gym.tensors import LONGEST_HEADER, load_info, load_network
 
@@ -19,32 +20,42 @@ class DynamicsEnsemble(nn.Module):
     """s_{t+1} = s_t + delta_scale * f_i(s_t, a_t) for members i, in normalised units.
 
     Relative state dimensions (positions) are predicted but never read.
+
+    Args:
+        members: Models in the ensemble.
+        width: Hidden units of each.
     """
 
     delta_scale: Tensor
     readable: Tensor
 
-    def __init__(self, config: DynamicsConfig, layout: Layout, action_dim: int) -> None:
+    def __init__(self, layout: Layout, action_dim: int, members: int = 3, width: int = 256) -> None:
         super().__init__()
-        self.members = config.members
+        self.members = members
         readable = sorted(set(range(layout.state_dim)) - set(layout.relative))
-        self.net = EnsembleMLP(config.members, len(readable) + action_dim, layout.state_dim, config.width)
+        self.net = EnsembleMLP(members, len(readable) + action_dim, layout.state_dim, width)
         self.register_buffer("delta_scale", torch.ones(layout.state_dim))
         self.register_buffer("readable", torch.tensor(readable, device="cpu"), persistent=False)
 
     @classmethod
-    def from_training(cls, path: Path, config: PolicyConfig) -> DynamicsEnsemble:
-        """The dynamics model in a `training.safetensors`.
+    def from_training(cls, path: Path, config: PolicyConfig) -> DynamicsEnsemble | None:
+        """The dynamics model in a `training.safetensors`; None where it holds none.
 
         Raises:
             SafeFileError: damaged, or of another shape than the policy's.
         """
-        try:
-            info = load_info(path, LONGEST_HEADER)
-            settings = from_dict(DynamicsConfig, info.get("dynamics") if isinstance(info, dict) else None)
-        except ValueError as error:
-            raise error if isinstance(error, SafeFileError) else SafeFileError(f"{path}: {in_short(error)}") from error
-        model = load_network(lambda: cls(settings, config.layout, config.action_dim), path, "dynamics.")
+        record = load_info(path, LONGEST_HEADER)
+        if not isinstance(record, dict) or not isinstance(record.get("config"), dict):
+            raise SafeFileError(f"{path}: its header does not say what it holds")
+        if "dynamics" not in (record.get("parts") or ()):
+            return None
+        sizes: Any = record["config"].get("dynamics")
+        numbers: list[Any] = [sizes.get(name) if isinstance(sizes, dict) else None for name in ("members", "width")]
+        if not all(type(number) is int and 1 <= number <= MAX_WIDTH for number in numbers):
+            raise SafeFileError(
+                f"{path}: dynamics: expected members and width in [1, {MAX_WIDTH}], got {in_short(str(sizes))}"
+            )
+        model = load_network(lambda: cls(config.layout, config.action_dim, *numbers), path, "dynamics.")
         return model.eval().requires_grad_(False)
 
     def forward(self, state: Tensor, action: Tensor) -> Tensor:

@@ -11,8 +11,6 @@ import gymnasium as gym
 import numpy as np
 import torch
 
-from didi_gym.assignment import describe_windows, principal_axes
-from didi_gym.config import MIN_WINDOW
 from didi_gym.data import TrajectoryDataset
 from didi_gym.frames import localize
 from didi_gym.matching import check_actions
@@ -30,6 +28,7 @@ from didi_gym.policy import SkillPolicy
 from didi_gym.progress import progress as progress_bar
 from didi_gym.simulation import HeldSkills, Rollout, SkillSimulator, Start, hold_skills, make_data_env
 from didi_gym.tensors import write_atomically
+from didi_gym.windows import MIN_WINDOW, describe_windows, principal_axes
 
 _PROBE_STARTS, _PROBE_SKILLS = 4, 4  # starts for the probe, as a multiple, and random skills from each
 _REFERENCE_WINDOWS = 20_000  # data windows among which nearest neighbours are sought

@@ -9,8 +9,7 @@ from pathlib import Path
 
 import tyro
 
-from didi_gym import SkillConfig, SkillPolicy, SkillSpace, TrajectoryDataset, evaluate_skills
-from didi_gym.training import TrainConfig, train
+from didi_gym import SkillConfig, SkillPolicy, SkillSpace, TrainConfig, TrajectoryDataset, evaluate_skills, train
 
 
 @dataclass
@@ -25,10 +24,10 @@ class Args:
 
 def main(args: Args) -> None:
     dataset = TrajectoryDataset.from_minari(args.dataset)
-    horizon = dataset.suggest_horizon()
-    training, _ = dataset.split(horizon=horizon)  # a tenth of the episodes is held out for evaluation
-    config = TrainConfig(skills=SkillConfig(horizon=horizon, skill_space=SkillSpace(args.kind, args.size)))
-    train(training, config, args.output)  # stopped half-way, the same call continues
+    config = TrainConfig(skills=SkillConfig(skill_space=SkillSpace(args.kind, args.size)))
+    train(
+        dataset, config, args.output
+    )  # a tenth of the episodes is held out; stopped half-way, the same call continues
 
     policy = SkillPolicy.from_pretrained(args.output)
     report, _ = evaluate_skills(policy, dataset=dataset)

@@ -1,15 +1,14 @@
-"""Finding behaviours in data without labels: windows are assigned to skills, and every step to one.
+"""Segmentation: every step of a data set is given to one behaviour, without labels.
 
 Behaviours differ in rhythm as much as in posture. So a window of observations and actions is described by mean, spread,
 autocorrelation, spectrum and correlations, and the descriptions are clustered into more groups than behaviours are
-expected. A mixture of policies then refines the borders: a step belongs to the skill whose policy acts as the data did
-there. What is too rare to be a behaviour of its own (a start, a fall) goes with what follows it, and a behaviour that
-was cut into two becomes one again.
+expected. The errors of a policy that imitates the clusters then refine the borders: a step belongs to the cluster whose
+actions are most like those of the data there. Clusters that are too rare to be behaviours (starts, falls) are dissolved
+into the behaviours that follow them, and two clusters of one behaviour are merged.
 """
 
 from __future__ import annotations
 
-import itertools
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -18,18 +17,17 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from didi_gym.config import MIN_WINDOW, AnchorConfig
 from didi_gym.data import DatasetError, TrajectoryDataset
+from didi_gym.training.config import BehaviourConfig
+from didi_gym.windows import MIN_WINDOW, describe_windows, principal_axes
 
-_LAGS = (1, 2, 4, 8)  # steps at which autocorrelation is taken
 _SIGNALS = 10  # principal signals whose correlations are taken
-_BANDS = 7  # of the spectrum, logarithmic
 _RESTARTS, _ITERATIONS = 8, 60  # of k-means
-_TAKING_TURNS = 0.4  # share of the switches from each of two skills that lead to the other
+_ALTERNATING = 0.4  # share of the switches from each of two skills that lead to the other
 
 
 @dataclass(frozen=True)
-class Assignment:
+class Segmentation:
     """A skill for every step of a data set."""
 
     labels: np.ndarray
@@ -51,7 +49,7 @@ class Assignment:
         return counts / counts.sum()
 
 
-def assign_windows(dataset: TrajectoryDataset, skills: int, config: AnchorConfig, seed: int = 0) -> Assignment:
+def cluster_windows(dataset: TrajectoryDataset, skills: int, config: BehaviourConfig, seed: int = 0) -> Segmentation:
     """Cluster the windows of a data set, and give each step the cluster of most windows that hold it.
 
     Args:
@@ -68,7 +66,7 @@ def assign_windows(dataset: TrajectoryDataset, skills: int, config: AnchorConfig
     return _numbered(_merge_rare(dataset, labels, skills, config))
 
 
-def separation(dataset: TrajectoryDataset, config: AnchorConfig | None = None, clusters: int = 12) -> float:
+def separation(dataset: TrajectoryDataset, config: BehaviourConfig | None = None, clusters: int = 12) -> float:
     """How clearly windows fall into groups: the median simplified silhouette 1 - a / b (Hruschka et al. 2004).
 
     a is a window's distance to its cluster's centre, b that to the next one's. Mixtures of gaits have 0.66 to 0.72,
@@ -77,7 +75,7 @@ def separation(dataset: TrajectoryDataset, config: AnchorConfig | None = None, c
     Raises:
         DatasetError: no episode is as long as a window.
     """
-    config = _fitting(dataset, config or AnchorConfig())
+    config = _fitting(dataset, config or BehaviourConfig())
     starts = _window_starts(dataset, config)
     points = _principal(_describe(dataset, starts[:: max(len(starts) // 6000, 1)], config), config.components)
     labels = _k_means(points, min(clusters, len(points)), seed=0)
@@ -86,10 +84,11 @@ def separation(dataset: TrajectoryDataset, config: AnchorConfig | None = None, c
     return float(np.median(1 - nearest[:, 0] / np.maximum(nearest[:, 1], 1e-9)))
 
 
-def refine(dataset: TrajectoryDataset, errors: np.ndarray, config: AnchorConfig) -> Assignment:
-    """Assign every step to the skill whose policy acts most like the data there, with switches made unlikely.
+def refine(dataset: TrajectoryDataset, errors: np.ndarray, config: BehaviourConfig) -> Segmentation:
+    """Give every step to the skill whose policy acts most like the data there, with switches made unlikely.
 
-    A behaviour that was cut into two skills becomes one again: they take turns, and act nearly alike.
+    Two skills are merged where they are one behaviour: switches mostly lead from one to the other, and their policies
+    act nearly alike.
 
     Args:
         errors: Squared error of each skill's action at each step, `(steps, skills)`.
@@ -102,21 +101,21 @@ def refine(dataset: TrajectoryDataset, errors: np.ndarray, config: AnchorConfig)
         kernel = np.ones(min(config.smoothing, length)) / min(config.smoothing, length)
         smooth = np.stack([np.convolve(column, kernel, "same") for column in own.T], axis=1)
         labels[first : first + length] = _viterbi(smooth, config.stay)
-    return _numbered(_merge_twins(dataset, _merge_rare(dataset, labels, skills, config), errors, config))
+    return _numbered(_merge_duplicates(dataset, _merge_rare(dataset, labels, skills, config), errors, config))
 
 
-def _fitting(dataset: TrajectoryDataset, config: AnchorConfig) -> AnchorConfig:
+def _fitting(dataset: TrajectoryDataset, config: BehaviourConfig) -> BehaviourConfig:
     """The settings, with a shorter window where half of the episodes are shorter than that."""
     median = int(np.median(dataset.lengths))
     if median < MIN_WINDOW:
         raise DatasetError(
             f"behaviours are told apart by windows of at least {MIN_WINDOW} steps, but half of the episodes have at "
-            f"most {median}; record longer episodes, or learn discrete skills without an anchor (anchor.steps=0)"
+            f"most {median}; record longer episodes, or learn discrete skills by DIDI alone (behaviours.steps=0)"
         )
     return replace(config, window=min(config.window, median))
 
 
-def _window_starts(dataset: TrajectoryDataset, config: AnchorConfig) -> np.ndarray:
+def _window_starts(dataset: TrajectoryDataset, config: BehaviourConfig) -> np.ndarray:
     """First steps of overlapping windows that lie within one episode."""
     parts = [
         np.arange(first, first + length - config.window + 1, config.stride)
@@ -125,7 +124,7 @@ def _window_starts(dataset: TrajectoryDataset, config: AnchorConfig) -> np.ndarr
     return np.concatenate(parts)
 
 
-def _describe(dataset: TrajectoryDataset, starts: np.ndarray, config: AnchorConfig) -> np.ndarray:
+def _describe(dataset: TrajectoryDataset, starts: np.ndarray, config: BehaviourConfig) -> np.ndarray:
     """Descriptions of a data set's windows `(n, features)`, each feature with mean 0 and variance 1."""
     signals = np.concatenate([dataset.observations[:, list(dataset.layout.policy_inputs)], dataset.actions], axis=1)
     signals = (signals - signals.mean(0)) / np.maximum(signals.std(0), 1e-6)
@@ -137,52 +136,9 @@ def _describe(dataset: TrajectoryDataset, starts: np.ndarray, config: AnchorConf
     return (features - features.mean(0)) / np.maximum(features.std(0), 1e-6)
 
 
-def describe_windows(windows: np.ndarray, axes: np.ndarray) -> np.ndarray:
-    """Mean, spread, autocorrelation, spectrum and correlations of signals.
-
-    Args:
-        windows: normalised signals `(n, window, signals)`.
-        axes: directions in which correlations are taken, `(m, signals)`.
-
-    Returns:
-        float32 `(n, features)`.
-    """
-    length = windows.shape[1]
-    edges = np.unique(np.round(np.geomspace(1, length // 2 + 1, _BANDS + 1)).astype(int))
-    mean = windows.mean(1)
-    centered = windows - mean[:, None]
-    variance = np.square(centered).mean(1)
-    lagged = [(centered[:, lag:] * centered[:, :-lag]).mean(1) / (variance + 1e-3) for lag in _LAGS]
-    power = np.square(np.abs(np.fft.rfft(centered, axis=1))) / length
-    bands = [np.log(power[:, a:b].mean(1) + 1e-2) for a, b in itertools.pairwise(edges)]
-    together = _correlations(windows @ axes.T)
-    return np.concatenate([mean, np.sqrt(variance), *lagged, *bands, together], axis=1).astype(np.float32)
-
-
-def _correlations(windows: np.ndarray) -> np.ndarray:
-    """How signals move together, at once and two steps apart: what tells a turn to the left from one to the right.
-
-    Args:
-        windows: `(n, window, signals)`.
-    """
-    centered = windows - windows.mean(1, keepdims=True)
-    scale = np.sqrt(np.square(centered).mean(1)) + 1e-2
-    parts = []
-    for lag in (0, 2):
-        product = np.einsum("nti,ntj->nij", centered[:, lag:], centered[:, : centered.shape[1] - lag])
-        correlation = product / centered.shape[1] / (scale[:, :, None] * scale[:, None, :])
-        parts.append(correlation.reshape(len(windows), -1))
-    return np.concatenate(parts, axis=1)
-
-
 def _principal(features: np.ndarray, components: int) -> np.ndarray:
     """The first principal components, not whitened: directions of much variance are what tells behaviours apart."""
     return features @ principal_axes(features, components).T
-
-
-def principal_axes(rows: np.ndarray, components: int) -> np.ndarray:
-    """Principal axes `(components, d)` of rows `(n, d)`, found on a sample."""
-    return np.linalg.svd(rows[:: max(len(rows) // 8000, 1)], full_matrices=False)[2][:components]
 
 
 def _k_means(points: np.ndarray, clusters: int, seed: int) -> np.ndarray:
@@ -226,7 +182,7 @@ def _viterbi(costs: np.ndarray, stay: float) -> np.ndarray:
     return path
 
 
-def _merge_rare(dataset: TrajectoryDataset, labels: np.ndarray, skills: int, config: AnchorConfig) -> np.ndarray:
+def _merge_rare(dataset: TrajectoryDataset, labels: np.ndarray, skills: int, config: BehaviourConfig) -> np.ndarray:
     """Give the steps of rare skills to what follows in their episode (else to what came before)."""
     inside = np.zeros(len(labels), bool)
     for first, length in zip(dataset.starts, dataset.lengths, strict=True):
@@ -244,20 +200,20 @@ def _merge_rare(dataset: TrajectoryDataset, labels: np.ndarray, skills: int, con
     return found
 
 
-def _merge_twins(
-    dataset: TrajectoryDataset, labels: np.ndarray, errors: np.ndarray, config: AnchorConfig
+def _merge_duplicates(
+    dataset: TrajectoryDataset, labels: np.ndarray, errors: np.ndarray, config: BehaviourConfig
 ) -> np.ndarray:
-    """Make one of two skills that take turns and whose policies act nearly alike; two skills are kept."""
+    """Merge two skills between which the data alternates and whose policies act nearly alike; two skills are kept."""
     labels, errors = labels.copy(), errors.copy()
     while len(used := np.unique(labels[labels >= 0])) > 2:
         each = np.stack([errors[labels == skill][:, used].mean(0) for skill in used]) + 1e-9
-        stranger = each / each.diagonal()[:, None]  # by how much the others err more on a skill's data than its own
+        relative = each / each.diagonal()[:, None]  # errors on a skill's data, relative to those of its own policy
         turns = _switches(dataset, labels, errors.shape[1])[np.ix_(used, used)].astype(np.float64)
         turns /= np.maximum(turns.sum(1, keepdims=True), 1)
-        alike = np.sqrt(stranger * stranger.T)
-        alike[(np.minimum(turns, turns.T) < _TAKING_TURNS) | np.eye(len(used), dtype=bool)] = np.inf
+        alike = np.sqrt(relative * relative.T)
+        alike[(np.minimum(turns, turns.T) < _ALTERNATING) | np.eye(len(used), dtype=bool)] = np.inf
         one, other = np.unravel_index(alike.argmin(), alike.shape)
-        if alike[one, other] > config.twins:
+        if alike[one, other] > config.merge_ratio:
             break
         labels[labels == used[other]] = used[one]
         errors[:, used[one]] = errors[:, used[[one, other]]].min(1)
@@ -274,16 +230,16 @@ def _switches(dataset: TrajectoryDataset, labels: np.ndarray, skills: int) -> np
     return counts
 
 
-def _numbered(labels: np.ndarray) -> Assignment:
+def _numbered(labels: np.ndarray) -> Segmentation:
     """The skills in use, numbered from 0."""
     used, numbers = np.unique(labels, return_inverse=True)
     unknown = int((used < 0).any())
-    return Assignment(numbers - unknown, len(used) - unknown)
+    return Segmentation(numbers - unknown, len(used) - unknown)
 
 
-def balanced_rows(assignment: Assignment, n: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """Draw `n` steps with every skill alike: their numbers `(n,)` and their skills `(n,)`."""
-    order, begins, counts = assignment.by_skill
-    skills = torch.randint(assignment.skills, (n,), generator=generator)
+def balanced_rows(segmentation: Segmentation, n: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """Draw `n` steps, each skill as often as any other: their numbers `(n,)` and their skills `(n,)`."""
+    order, begins, counts = segmentation.by_skill
+    skills = torch.randint(segmentation.skills, (n,), generator=generator)
     within = (torch.rand(n, generator=generator) * counts[skills]).long()
     return order[begins[skills] + within], skills

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -13,10 +12,8 @@ from didi_gym.diffusion import DiffusionPrior
 from didi_gym.discriminator import Discriminator, WindowClassifier
 from didi_gym.dynamics import DynamicsEnsemble
 from didi_gym.frames import turn_skill
+from didi_gym.policy_network import PolicyNetwork
 from didi_gym.skills import SkillSpace
-
-if TYPE_CHECKING:
-    from didi_gym.policy import SkillPolicy
 
 Metrics = dict[str, Tensor]
 
@@ -49,7 +46,7 @@ def dynamics_loss(dynamics: DynamicsEnsemble, states: Tensor, actions: Tensor) -
     return loss, {"dynamics/loss": loss, "dynamics/one_step": losses[0], "dynamics/last_step": losses[-1]}
 
 
-def anchor_loss(policy: SkillPolicy, states: Tensor, actions: Tensor, skills: Tensor) -> tuple[Tensor, Metrics]:
+def imitation_loss(policy: PolicyNetwork, states: Tensor, actions: Tensor, skills: Tensor) -> tuple[Tensor, Metrics]:
     """Squared error of the policy's actions on data of its skills (behaviour cloning; Pomerleau 1991).
 
     Args:
@@ -58,7 +55,7 @@ def anchor_loss(policy: SkillPolicy, states: Tensor, actions: Tensor, skills: Te
         skills: `(batch, skill_dim)`.
     """
     loss = F.mse_loss(policy(states[:, 0, policy.input_indices], skills)[0], actions)
-    return loss, {"anchor/loss": loss}
+    return loss, {"imitation/loss": loss}
 
 
 def diversity_loss(

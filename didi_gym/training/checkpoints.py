@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import signal
 import threading
@@ -11,7 +12,6 @@ from typing import Any, Generic, TypeVar
 
 import torch
 from torch import Tensor, nn
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from didi_gym.files import SafeFileError
 from didi_gym.tensors import load_info, load_tensors, write_tensors
@@ -39,8 +39,8 @@ class TrainingState(Generic[Module]):
     ) -> None:
         self.module = module
         device = next(module.parameters()).device
-        self.average = AveragedModel(module, multi_avg_fn=get_ema_multi_avg_fn(ema_decay))
-        self._averages: list[Tensor] = list(self.average.module.parameters())
+        self.average = copy.deepcopy(module)
+        self._averages: list[Tensor] = list(self.average.parameters())
         self._weights: list[Tensor] = list(module.parameters())
         self._ema_decay = ema_decay
         self.optimizer = torch.optim.Adam(module.parameters(), lr=learning_rate, fused=True)
@@ -56,11 +56,11 @@ class TrainingState(Generic[Module]):
 
     @torch.no_grad()
     def finish_step(self) -> None:
+        """Count a step; the exponential average begins with the weights after the first one."""
         if self.step == 0:
-            self.average.update_parameters(self.module)  # copies
-        else:  # what it would do, without its lists made anew and its wait for the device
+            torch._foreach_copy_(self._averages, self._weights)
+        else:
             torch._foreach_lerp_(self._averages, self._weights, 1 - self._ema_decay)
-            self.average.n_averaged += 1
         self.step += 1
 
     def log(self, metrics: dict[str, float]) -> None:
@@ -68,7 +68,7 @@ class TrainingState(Generic[Module]):
 
     def averaged(self) -> Module:
         """The averaged module, frozen, for use."""
-        return self.average.module.eval().requires_grad_(False)  # type: ignore[return-value]
+        return self.average.eval().requires_grad_(False)
 
     def save_if_due(self) -> None:
         if time.monotonic() - self._saved_at >= _SAVE_SECONDS:
