@@ -13,11 +13,12 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torch.utils.data import DataLoader, Dataset, default_collate
 
-from didi_gym import DiffusionPrior, PriorConfig, TrajectoryDataset, train_prior, training
-from didi_gym.checkpoints import TrainingState
+from didi_gym import DiffusionPrior, PriorConfig, Run, TrajectoryDataset, train_prior
 from didi_gym.frames import localize
-from didi_gym.loops import Batches, fit_normalizer
-from didi_gym.losses import prior_loss
+from didi_gym.training import run as run_module
+from didi_gym.training.batches import Batches, fit_normalizer
+from didi_gym.training.checkpoints import TrainingState
+from didi_gym.training.losses import prior_loss
 
 WARM_UP = 5  # steps that do not count for the time of one
 _JUDGED = 2048  # held-out windows
@@ -94,15 +95,15 @@ def train_ours(
             super().finish_step()
             clock.lap()
             if judge is not None and (self.step % every == 0 or self.step in (third, config.steps)):
-                average = self.average.module
+                average = self.average
                 seconds, loss = clock.stopped(lambda: judge(average))  # type: ignore[arg-type]
                 points.append((self.step, seconds, loss))
 
-    shipped, training.TrainingState = training.TrainingState, Watched  # type: ignore[misc]
+    run_module.TrainingState = Watched  # type: ignore[misc]
     try:
-        train_prior(train, config, horizon=horizon, seed=terms.seed, device=terms.device, progress=False)
+        train_prior(Run(train, horizon=horizon, seed=terms.seed, device=terms.device, progress=False), config)
     finally:
-        training.TrainingState = shipped  # type: ignore[misc]
+        run_module.TrainingState = TrainingState  # type: ignore[misc]
     return Curve(points, clock.ms_per_step(), config.batch_size)
 
 
@@ -152,7 +153,7 @@ def train_plainly(
             yield from loader
 
     torch.manual_seed(terms.seed)
-    prior = DiffusionPrior(config, horizon, train.layout.state_dim, train.action_dim).to(device)
+    prior = DiffusionPrior(horizon, train.layout.state_dim, train.action_dim, **config.sizes).to(device)
     optimizer = torch.optim.Adam(prior.parameters(), lr=config.learning_rate)
     average = AveragedModel(prior, multi_avg_fn=get_ema_multi_avg_fn(config.ema_decay))
     generator, source = torch.Generator(device).manual_seed(terms.seed), batches()

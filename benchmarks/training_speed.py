@@ -34,7 +34,7 @@ from training_loops import WARM_UP, Clock, Curve, Terms, judge_on, train_ours, t
 
 from didi_gym import DiffusionPrior, PriorConfig, TrajectoryDataset
 from didi_gym.data import DatasetError
-from didi_gym.losses import prior_loss
+from didi_gym.training.losses import prior_loss
 
 _HEADER = ("table", "loop", "setting", "steps", "seconds", "loss", "ms_per_step", "samples_per_s", "matrix_rate_share")
 _RELEASED = PriorConfig(network="unet", learning_rate=2e-4, batch_size=128)
@@ -135,7 +135,7 @@ def matrix_rate(device: torch.device, seconds: float = 1.0) -> float:
 
 def _flops(config: PriorConfig, data: TrajectoryDataset, horizon: int) -> float:
     """Floating-point operations of one batch, forward and backward."""
-    prior = DiffusionPrior(config, horizon, data.layout.state_dim, data.action_dim)
+    prior = DiffusionPrior(horizon, data.layout.state_dim, data.action_dim, **config.sizes)
     windows = torch.zeros(config.batch_size, horizon, data.layout.state_dim + data.action_dim)
     with FlopCounterMode(display=False) as counter:
         prior_loss(prior, windows, torch.Generator())[0].backward()

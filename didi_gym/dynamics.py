@@ -45,11 +45,12 @@ class DynamicsEnsemble(nn.Module):
             SafeFileError: damaged, or of another shape than the policy's.
         """
         record = load_info(path, LONGEST_HEADER)
-        if not isinstance(record, dict) or not isinstance(record.get("config"), dict):
+        parts, settings = (record.get(key) if isinstance(record, dict) else None for key in ("parts", "config"))
+        if not isinstance(parts, list) or not isinstance(settings, dict):
             raise SafeFileError(f"{path}: its header does not say what it holds")
-        if "dynamics" not in (record.get("parts") or ()):
+        if "dynamics" not in parts:
             return None
-        sizes: Any = record["config"].get("dynamics")
+        sizes: Any = settings.get("dynamics")
         numbers: list[Any] = [sizes.get(name) if isinstance(sizes, dict) else None for name in ("members", "width")]
         if not all(type(number) is int and 1 <= number <= MAX_WIDTH for number in numbers):
             raise SafeFileError(

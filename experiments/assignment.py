@@ -1,4 +1,4 @@
-"""Are the behaviours of a mixture found without labels? Purity of the assignment; labels serve for scoring only.
+"""Are the behaviours of a mixture found without labels? Purity of the segmentation; labels serve for scoring only.
 
     python experiments/assignment.py --datasets didi/halfcheetah-gaits-v0 didi/halfcheetah-gaits-switching-v0 \\
         --sizes 8 12 16 24 --csv experiments/results/assignment.csv
@@ -19,10 +19,10 @@ import torch
 import tyro
 
 from didi_gym import SkillConfig, TrajectoryDataset
-from didi_gym.anchor import find_behaviours
-from didi_gym.assignment import Assignment, assign_windows
 from didi_gym.collect import read_labels
 from didi_gym.skills import SkillSpace
+from didi_gym.training import BehaviourConfig, Run, find_behaviours
+from didi_gym.training.segmentation import Segmentation, cluster_windows
 
 COLUMNS = ("dataset", "clusters", "seed", "stage", "skills", "purity", "covered", "behaviours")
 HORIZON = 16
@@ -40,15 +40,15 @@ class Purity:
     csv: Path = Path("experiments/results/assignment.csv")
 
 
-def score(assignment: Assignment, truth: np.ndarray) -> dict[str, int | float]:
+def score(segmentation: Segmentation, truth: np.ndarray) -> dict[str, int | float]:
     """Skills, purity, and behaviours covered of those there are."""
-    known = assignment.labels >= 0
-    counts = np.zeros((assignment.skills, truth.max() + 1), np.int64)
-    np.add.at(counts, (assignment.labels[known], truth[known]), 1)
+    known = segmentation.labels >= 0
+    counts = np.zeros((segmentation.skills, truth.max() + 1), np.int64)
+    np.add.at(counts, (segmentation.labels[known], truth[known]), 1)
     mostly = counts.argmax(1)[counts.max(1) > counts.sum(1) / 2]
     purity = counts.max(1).sum() / counts.sum()
     return {
-        "skills": assignment.skills,
+        "skills": segmentation.skills,
         "purity": round(float(purity), 4),
         "covered": len(set(mostly)),
         "behaviours": int((counts.sum(0) > 0).sum()),
@@ -62,15 +62,15 @@ def main(args: Purity) -> None:
         truth = read_labels(name).steps
         dataset = TrajectoryDataset.from_minari(name).split(horizon=HORIZON)[0]
         for size in args.sizes:
-            config = SkillConfig(horizon=HORIZON, skill_space=SkillSpace("discrete", size))
+            skills = SkillConfig(skill_space=SkillSpace("discrete", size))
             for seed in args.seeds:
                 found = {
-                    "windows": assign_windows(dataset, size, config.anchor, seed),
-                    "refined": find_behaviours(dataset, config, horizon=HORIZON, seed=seed, progress=False),
+                    "windows": cluster_windows(dataset, size, BehaviourConfig(), seed),
+                    "refined": find_behaviours(Run(dataset, horizon=HORIZON, seed=seed, progress=False), skills=skills),
                 }
-                for stage, assignment in found.items():
+                for stage, segmentation in found.items():
                     key = {"dataset": name, "clusters": size, "seed": seed, "stage": stage}
-                    rows.append({**key, **score(assignment, truth)})
+                    rows.append({**key, **score(segmentation, truth)})
                     print(rows[-1], flush=True)
                 with args.csv.open("w", newline="") as file:
                     writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")

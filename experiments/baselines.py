@@ -8,7 +8,7 @@
             entropy
     python experiments/baselines.py --dataset didi/pointmaze-medium-v0 --contact-geoms block ...
     python experiments/baselines.py --dataset didi/halfcheetah-gaits-v0 --starts 16 \
-        --methods didi anchor-only no-prior vae prior-sampling released
+        --methods didi imitation-only no-prior vae prior-sampling released
 
 The folder `RUNS/<data set, / as ->-seed<N>` gives the prior and the dynamics model of a seed: its methods share them.
 All are executed alike, with a new plan every `--replan-every` steps. `training_seconds` is what a method's own training

@@ -20,8 +20,16 @@ import numpy as np
 import torch
 import tyro
 
-from didi_gym import DynamicsConfig, PriorConfig, SkillConfig, SkillSpace, TrajectoryDataset, evaluate_skills
-from didi_gym.training import TrainConfig, train
+from didi_gym import (
+    DynamicsConfig,
+    PriorConfig,
+    SkillConfig,
+    SkillSpace,
+    TrainConfig,
+    TrajectoryDataset,
+    evaluate_skills,
+    train,
+)
 
 STUDIES: dict[str, tuple[float, ...]] = {
     "skill dimension": (2, 1, 4, 8),
@@ -68,29 +76,27 @@ def in_sector(dataset: TrajectoryDataset, degrees: float, length: int = 24) -> T
 def run(args: Sensitivity, study: str, value: float, seed: int) -> dict[str, Any]:
     """Train and evaluate with one setting moved: the fields of the report, and the steps of the data."""
     whole = TrajectoryDataset.from_minari(args.dataset)
-    skills = SkillConfig(horizon=whole.suggest_horizon())
-    data = whole
+    skills, horizon, data = SkillConfig(), whole.suggest_horizon(), whole
     if study == "skill dimension":
         skills = replace(skills, skill_space=SkillSpace("ball", int(value)))
     elif study == "horizon":
-        skills = replace(skills, horizon=int(value))
+        horizon = int(value)
     elif study == "share of the data":
         chosen = np.random.default_rng(seed).permutation(len(whole.lengths))
         data = part_of(whole, np.sort(chosen[: max(round(value * len(chosen)), 2)]))
     elif value < 360:
         data = in_sector(whole, value)
-    assert skills.horizon is not None
     config = TrainConfig(
         replace(skills, steps=round(args.share * skills.steps)),
-        PriorConfig(steps=round(args.share * PriorConfig().steps)),
-        DynamicsConfig(steps=round(args.share * DynamicsConfig().steps)),
-        seed,
+        prior=PriorConfig(steps=round(args.share * PriorConfig().steps)),
+        dynamics=DynamicsConfig(steps=round(args.share * DynamicsConfig().steps)),
+        horizon=horizon,
+        seed=seed,
     )
-    training, _ = data.split(horizon=skills.horizon)
     default, name = args.runs / f"default-{seed}", f"{study.split(',')[0].replace(' ', '-')}-{value:g}-{seed}"
     output = default if value == STUDIES[study][0] else args.runs / name
     reuse = default if study == "skill dimension" and output != default else None
-    policy = train(training, config, output, reuse=reuse)
+    policy = train(data, config, output, reuse=reuse)
     # fidelity against the data trained on: does a policy stay where that was?
     report, _ = evaluate_skills(policy, dataset=data, contact_geoms="block", hold=1, seed=seed)
     return {"steps": int(data.lengths.sum()), **asdict(report)}

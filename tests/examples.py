@@ -8,12 +8,12 @@ from typing import Any
 import numpy as np
 import torch
 
-from didi_gym.config import AnchorConfig, DynamicsConfig, PolicyConfig, PriorConfig, SkillConfig, UNetConfig
+from didi_gym.config import PolicyConfig, UNetConfig
 from didi_gym.data import TrajectoryDataset
 from didi_gym.layout import Heading, Layout, ObservationSource
 from didi_gym.policy import SkillPolicy
 from didi_gym.skills import SkillSpace
-from didi_gym.training import TrainConfig
+from didi_gym.training import BehaviourConfig, DynamicsConfig, PriorConfig, SkillConfig, TrainConfig
 
 BODY = Layout(  # x y | quaternion | vx vy: a body on a plane
     state_dim=8,
@@ -76,25 +76,27 @@ def gait_action(positions: np.ndarray, law: int) -> np.ndarray:
     return ((around + (1 - radius) * positions) / np.maximum(radius, 0.2)).clip(-1, 1)
 
 
-SMALL_ANCHOR = AnchorConfig(scout_steps=20, steps=40, batch_size=32, tuning_steps=20)
+SMALL_BEHAVIOURS = BehaviourConfig(scout_steps=20, steps=40, batch_size=32, tuning_steps=20)
 
 
-def tiny_unets(**skills: Any) -> TrainConfig:
+def tiny_unets(**settings: Any) -> TrainConfig:
     """As `tiny`, with a U-Net for the prior and for the policy."""
     unet = UNetConfig(channels=8, multipliers=(1, 2))
-    config = tiny(network="unet", unet=unet, **skills)
+    config = tiny(network="unet", unet=unet, **settings)
     return replace(config, prior=replace(config.prior, network="unet", unet=unet))
 
 
-def tiny(**skills: Any) -> TrainConfig:
-    """Settings that train in a second."""
-    return TrainConfig(
-        SkillConfig(
-            **{"horizon": 8, "anchor": SMALL_ANCHOR, "steps": 40, "batch_size": 32, "width": 32, "depth": 1, **skills}
-        ),
-        PriorConfig(steps=40, batch_size=32, width=32, depth=1, diffusion_steps=20),
-        DynamicsConfig(steps=40, batch_size=32, width=32, members=2, unroll=3),
-    )
+def tiny(**settings: Any) -> TrainConfig:
+    """Settings that train in a second: those of `TrainConfig` by their names, all others are of the skills."""
+    own = {name: settings.pop(name) for name in ("horizon", "behaviours", "imagine", "seed") if name in settings}
+    defaults = {
+        "horizon": 8,
+        "behaviours": SMALL_BEHAVIOURS,
+        "prior": PriorConfig(steps=40, batch_size=32, width=32, depth=1, diffusion_steps=20),
+        "dynamics": DynamicsConfig(steps=40, batch_size=32, width=32, members=2, unroll=3),
+    }
+    skills = SkillConfig(**{"steps": 40, "batch_size": 32, "width": 32, "depth": 1, **settings})
+    return TrainConfig(skills, **{**defaults, **own})
 
 
 def random_policy(

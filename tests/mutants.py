@@ -24,7 +24,6 @@ import numpy as np
 import torch
 from safetensors.torch import load, save
 
-from didi_gym.config import DynamicsConfig
 from didi_gym.decoding import to_dict
 from didi_gym.dynamics import DynamicsEnsemble
 from didi_gym.hub import SkillPolicyHubError
@@ -264,18 +263,27 @@ def odd_metadata(m: Mutant) -> None:
     m.write(name, joined(header, data))
 
 
+_TRAINING_PATHS = [("parts",), ("config",), *(("config", "dynamics", *name) for name in ((), ("width",), ("members",)))]
+
+
 def odd_training_settings(m: Mutant) -> None:
     """What the header of `training.safetensors` says of the dynamics model."""
     header, data = parts(m.files[TRAINING_FILE])
     info = json.loads(header["__metadata__"]["info"])
     if m.rng.random() < 0.7:
-        info = put(
-            info, m.rng.choice([("dynamics",), ("dynamics", "width"), ("dynamics", "members")]), m.rng.choice(ODD)
-        )
+        info = put(info, m.rng.choice(_TRAINING_PATHS), m.rng.choice(ODD))
         text = json.dumps(info)
     else:
         text = m.rng.choice(
-            ["", "{", "[]", "null", "[" * 100_000, '{"dynamics": NaN}', '{"dynamics": {"width": 1e999}}']
+            [
+                "",
+                "{",
+                "[]",
+                "null",
+                "[" * 100_000,
+                '{"config": NaN}',
+                '{"parts": ["dynamics"], "config": {"dynamics": {"width": 1e999}}}',
+            ]
         )
     header["__metadata__"]["info"] = text
     m.write(TRAINING_FILE, joined(header, data))
@@ -662,10 +670,10 @@ def main(root: Path, count: int, seed: int) -> dict[str, Any]:
     outside, scratch = root / "outside", root / "scratch"
     original = random_policy(width=8, depth=1)
     torch.manual_seed(0)
-    settings = DynamicsConfig(members=2, width=8)
-    dynamics = DynamicsEnsemble(settings, BODY, 3)
+    sizes = {"members": 2, "width": 8}
+    dynamics = DynamicsEnsemble(BODY, 3, **sizes)
     original.save_pretrained(outside)
-    info = {"info": json.dumps({"dynamics": to_dict(settings)})}
+    info = {"info": json.dumps({"parts": ["dynamics"], "config": {"dynamics": sizes}})}
     tensors = {f"dynamics.{name}": tensor for name, tensor in dynamics.state_dict().items()}
     (outside / TRAINING_FILE).write_bytes(save(tensors, info))
     whole = {path.name: path.read_bytes() for path in sorted(outside.iterdir())}

@@ -16,19 +16,20 @@ import pytest
 from minari.data_collector import EpisodeBuffer
 
 from didi_gym import cli, hub_commands, training
-from didi_gym.checkpoints import TrainingState
-from didi_gym.config import DynamicsConfig, PolicyConfig, PriorConfig, SkillConfig
+from didi_gym.config import PolicyConfig
 from didi_gym.data import TrajectoryDataset
 from didi_gym.layout import Layout
 from didi_gym.policy import SkillPolicy
 from didi_gym.skills import SkillSpace
 from didi_gym.tensors import load_tensors
+from didi_gym.training import BehaviourConfig, DynamicsConfig, PriorConfig, SkillConfig, TrainConfig
+from didi_gym.training.checkpoints import TrainingState
 
 ENV, DATASET = "InvertedPendulum-v5", "cli/pendulum-v0"
 SMALL = {  # a run of a second
     **{f"{stage}.steps": 20 for stage in ("prior", "dynamics", "skills")},
     **{f"{stage}.width": 16 for stage in ("prior", "dynamics", "skills")},
-    "skills.horizon": 8,
+    "horizon": 8,
     "device": "cpu",
 }
 TINY = [word for name, value in SMALL.items() for word in (f"--{name}", str(value))]
@@ -124,10 +125,10 @@ def test_a_folder_of_a_run_with_other_settings_is_refused(trained, monkeypatch, 
 
 def test_a_run_that_could_not_begin_does_not_occupy_its_folder(datasets, tmp_path, monkeypatch):
     folder = tmp_path / "policy"
-    message = _main(monkeypatch, *_train(folder, "--skills.horizon", "99"))
+    message = _main(monkeypatch, *_train(folder, "--horizon", "99"))
     assert message.endswith("the longest of 6 episodes has 20 steps, the horizon is 99; choose a horizon of at most 20")
     assert not folder.exists()
-    cli.run(_train(folder, "--skills.horizon", "12"))
+    cli.run(_train(folder, "--horizon", "12"))
 
 
 def test_evaluate_writes_numbers_a_picture_and_a_video_of_the_real_environment(trained, tmp_path, capfd):
@@ -196,7 +197,7 @@ def test_list_names_the_policies_that_come_with_the_installation(monkeypatch, ca
         ("", ["data", "train --dataset ID --output DIR", "evaluate POLICY", "list"]),
         ("data", ["ant-directions|pointmaze-medium"]),
         ("list", ["skill policies that come with this installation"]),
-        ("train", ["--dataset", "--output", "--skills.horizon", "--prior.steps", "--dynamics.members", "--download"]),
+        ("train", ["--dataset", "--output", "--horizon", "--prior.steps", "--dynamics.members", "--download"]),
         ("evaluate", ["POLICY", "--env", "--starts", "--held-steps", "--contact-geoms", "--no-video"]),
         ("data ant-directions", ["--steps", "--overwrite", "Replace a data set of that id"]),
         ("data pointmaze-medium", ["--dataset", "waypoints"]),
@@ -209,11 +210,14 @@ def test_help_teaches_every_command(command, words, capsys):
     assert all(word in said for word in words), said
 
 
+_PARTS = {"skills": SkillConfig, "behaviours": BehaviourConfig, "prior": PriorConfig, "dynamics": DynamicsConfig}
+
+
 def test_help_of_train_says_what_every_setting_means(capsys):
     with pytest.raises(SystemExit):
         cli.run(["train", "--help"])
     said = capsys.readouterr().out
-    for prefix, config in {"skills": SkillConfig, "prior": PriorConfig, "dynamics": DynamicsConfig}.items():
+    for prefix, config in _PARTS.items():
         for name in config.__dataclass_fields__:
             assert f"--{prefix}.{name.replace('_', '-')}" in said
     assert "environment steps" in said and "default: 128" in said
@@ -237,7 +241,7 @@ def test_an_unknown_option_is_named(monkeypatch, capsys):
         ("train --dataset nonsense --output {0}/x", "no Minari data set 'nonsense'"),
         ("train --dataset cli/pendulum-v0 --output {0}/x --indices 7", "indices (7,) must lie in 0..3"),
         ("train --dataset cli/pendulum-v0 --output {0}/x --keys a", "the observation is no Dict"),
-        ("train --dataset cli/pendulum-v0 --output {0}/file/x --skills.horizon 8", "Not a directory"),
+        ("train --dataset cli/pendulum-v0 --output {0}/file/x --horizon 8", "Not a directory"),
         ("evaluate {0}/absent", "is neither a folder, nor a bundled policy"),
         ("evaluate {0}", "is no skill policy: it has no config.json"),
         ("evaluate {1} --env Nowhere-v0", "Nowhere"),
@@ -306,10 +310,9 @@ def test_settings_of_the_command_line_are_those_of_training():
 
 
 def test_training_says_how_many_skills_were_found(datasets, tmp_path, capfd):
-    settings = "skill-space.kind discrete skill-space.size 4 anchor.scout-steps 20 anchor.steps 20 anchor.batch-size 32"
-    words = settings.split()
-    flags = [word for i in range(0, len(words), 2) for word in (f"--skills.{words[i]}", words[i + 1])]
-    cli.run(_train(tmp_path, *flags))
+    kind = "--skills.skill-space.kind discrete --skills.skill-space.size 4"
+    steps = "--behaviours.scout-steps 20 --behaviours.steps 20 --behaviours.batch-size 32"
+    cli.run(_train(tmp_path, *kind.split(), *steps.split()))
     found = SkillPolicy.from_pretrained(tmp_path).skill_space.size
     assert f"{found} skills were found, starting from 4 clusters" in capfd.readouterr().err
 
@@ -319,7 +322,7 @@ def test_training_suggests_the_kind_of_skills_that_the_data_looks_like(kind, sai
     from tests.examples import gait_dataset
 
     skills = SkillConfig(skill_space=SkillSpace(kind, 5 if kind == "discrete" else 2))
-    cli._suggest_skills(gait_dataset()[0], skills)
+    cli._suggest_skills(gait_dataset()[0], TrainConfig(skills))
     shown = capsys.readouterr().err
     assert re.search(said, shown) if said else shown == ""
 

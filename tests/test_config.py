@@ -4,12 +4,13 @@ from dataclasses import replace
 
 import pytest
 
-from didi_gym.config import AnchorConfig, DynamicsConfig, PolicyConfig, PriorConfig, SkillConfig, UNetConfig
+from didi_gym.config import PolicyConfig, UNetConfig
 from didi_gym.decoding import from_dict, to_dict
+from didi_gym.discriminator import Discriminator
 from didi_gym.layout import Heading, Layout, ObservationSource
 from didi_gym.skills import SkillSpace
-from didi_gym.training import TrainConfig
-from tests.examples import BODY, point_dataset, random_policy
+from didi_gym.training import BehaviourConfig, DynamicsConfig, PriorConfig, SkillConfig, TrainConfig
+from tests.examples import BODY, random_policy
 
 
 @pytest.mark.parametrize("config", [SkillConfig(), PriorConfig(), TrainConfig(), random_policy().config, BODY])
@@ -85,9 +86,10 @@ def test_a_layout_that_contradicts_itself_is_refused(changes, words):
         (lambda: PriorConfig(diffusion_steps=1), "at least 2"),
         (lambda: UNetConfig(channels=0), "channels must be in"),
         (lambda: UNetConfig(multipliers=()), "multipliers must be 1 to 8 numbers"),
-        (lambda: SkillConfig(horizon=1), "horizon must be at least 2"),
-        (lambda: AnchorConfig(twins=0.5), "twins must be at least 1, which merges none, got 0.5"),
-        (lambda: SkillConfig(feature_times=16), "feature_times must be in"),
+        (lambda: TrainConfig(horizon=1), "horizon"),
+        (lambda: BehaviourConfig(merge_ratio=0.5), "merge_ratio"),
+        (lambda: SkillConfig(feature_times=0), "feature_times"),
+        (lambda: Discriminator(Layout.flat(2), 2, horizon=8, times=8), "feature_times"),
         (lambda: SkillConfig(noise_range=(0.7, 0.1)), "noise_range"),
         (lambda: SkillConfig(guidance_weight=-1), "guidance_weight must not be negative"),
         (lambda: replace(random_policy().config, replan_every=9), "exceeds the 8 actions of a plan"),
@@ -115,14 +117,3 @@ def test_a_flat_layout_reads_and_judges_everything():
     layout = Layout.flat(3, ("a",))
     assert layout.policy_inputs == layout.features == (0, 1, 2)
     assert layout.sources == (ObservationSource(3, (0, 1, 2), ("a",)),) and layout.state_source == layout.sources[0]
-
-
-def test_the_horizon_is_the_datas_or_that_of_a_rhythm():
-    short, long = point_dataset(episodes=4, steps=12), point_dataset(episodes=4, steps=60)
-    ball, gaits = SkillConfig(), SkillConfig(skill_space=SkillSpace("discrete", 5))
-    assert ball.horizon_for(long) == long.suggest_horizon() != 16
-    assert gaits.horizon_for(long) == 16
-    assert replace(gaits, anchor=AnchorConfig(window=24)).horizon_for(long) == 12
-    assert replace(gaits, anchor=AnchorConfig(steps=0)).horizon_for(long) == long.suggest_horizon()
-    assert gaits.horizon_for(short) == short.suggest_horizon() == 8
-    assert replace(gaits, horizon=10).horizon_for(short) == 10

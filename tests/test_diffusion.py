@@ -5,9 +5,9 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from didi_gym.config import PriorConfig
 from didi_gym.diffusion import DiffusionPrior, NoiseSchedule
-from didi_gym.losses import guidance_loss, prior_loss
+from didi_gym.training.config import PriorConfig
+from didi_gym.training.losses import guidance_loss, prior_loss
 
 
 def test_the_cosine_schedule_is_that_of_diffusers():
@@ -24,7 +24,7 @@ def test_ancestral_sampling_is_that_of_diffusers():
     from diffusers import DDIMScheduler
 
     torch.manual_seed(0)
-    prior = DiffusionPrior(PriorConfig(diffusion_steps=20, width=16, depth=1), 4, 2, 1)
+    prior = DiffusionPrior(4, 2, 1, width=16, depth=1, diffusion_steps=20)
     first = torch.zeros(3, 2)
     ours = prior.sample(first, torch.Generator().manual_seed(0))
     oracle = DDIMScheduler(
@@ -47,7 +47,7 @@ def test_ancestral_sampling_is_that_of_diffusers():
 
 
 def test_the_first_observation_is_pinned_and_never_noised():
-    prior = DiffusionPrior(PriorConfig(diffusion_steps=10, width=16, depth=1), 4, 2, 1)
+    prior = DiffusionPrior(4, 2, 1, width=16, depth=1, diffusion_steps=10)
     first = torch.tensor([[0.3, -0.2]]).repeat(6, 1)
     sample = prior.sample(first, torch.Generator().manual_seed(1), sampling_steps=4)
     assert torch.equal(sample[:, 0, :2], first) and sample.std() > 0
@@ -64,7 +64,7 @@ def test_the_prior_learns_the_closed_form_denoiser_of_gaussian_data():
     horizon, dims = 2, 2  # one observation, one action
     mean, std = torch.tensor([[0.0, 0.3], [-0.2, 0.1]]), torch.tensor([[0.0, 0.4], [0.3, 0.5]])
     config = PriorConfig(steps=4000, batch_size=2048, width=64, depth=2, diffusion_steps=20)
-    prior = DiffusionPrior(config, horizon, 1, 1)
+    prior = DiffusionPrior(horizon, 1, 1, **config.sizes)
     optimizer = torch.optim.Adam(prior.parameters(), lr=4e-3)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, config.steps)
     for _ in range(config.steps):
@@ -97,7 +97,7 @@ class _ShrinkingPrior(DiffusionPrior):
 
 
 def test_guidance_pulls_trajectories_to_the_stopped_estimate():
-    prior = _ShrinkingPrior(PriorConfig(diffusion_steps=10, width=8, depth=1), 2, 1, 1)
+    prior = _ShrinkingPrior(2, 1, 1, width=8, depth=1, diffusion_steps=10)
     prior.schedule.alphas_cumprod.fill_(1.0)  # no noise at all: x_t = x
     x = torch.tensor([[[0.5, 0.4], [0.2, -0.6]]], requires_grad=True)
     loss, metrics = guidance_loss(prior, x, x.detach() * 2, (0.1, 0.7), torch.Generator().manual_seed(0))
@@ -116,7 +116,7 @@ def test_the_noise_range_bounds_the_levels_at_which_the_prior_judges():
             seen.append(t)
             return super().denoise(x_t, t, first)
 
-    prior = Recording(PriorConfig(diffusion_steps=100, width=8, depth=1), 2, 1, 1)
+    prior = Recording(2, 1, 1, width=8, depth=1)
     guidance_loss(prior, torch.zeros(2000, 2, 2), torch.zeros(2000, 2, 2), (0.1, 0.7), torch.Generator().manual_seed(0))
     levels = torch.cat(seen)
     assert levels.min() == 10 and levels.max() == 69

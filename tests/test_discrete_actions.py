@@ -21,7 +21,7 @@ from didi_gym.networks import one_hot_choice
 from didi_gym.policy import SkillPolicy
 from didi_gym.simulation import SkillSimulator
 from didi_gym.skills import SkillSpace
-from didi_gym.training import train, train_dynamics, train_prior, train_skills
+from didi_gym.training import Run, train, train_dynamics, train_prior, train_skills
 from tests.examples import random_policy, tiny
 
 SPACE = spaces.Discrete(3, start=-1)  # left, stay, right
@@ -199,10 +199,10 @@ def test_training_records_that_actions_are_discrete_and_plans_are_one_hot(tmp_pa
 def test_skills_of_a_walk_learn_to_go_both_ways():
     """End to end, executed: of skills on a line, one walks left, the other right."""
     dataset, config = walk_dataset(), tiny(skill_space=SkillSpace("box", 1), steps=500)
-    common = {"horizon": 8, "progress": False}
-    prior = train_prior(dataset, replace(config.prior, steps=300), **common)
-    dynamics = train_dynamics(dataset, replace(config.dynamics, steps=200), **common)
-    policy, _ = train_skills(dataset, prior, dynamics, config.skills, progress=False)
+    run = Run(dataset, horizon=8, progress=False)
+    prior = train_prior(run, replace(config.prior, steps=300))
+    dynamics = train_dynamics(run, replace(config.dynamics, steps=200))
+    policy, _ = train_skills(run, prior, dynamics, config.skills)
     env = Walk()
     simulator = SkillSimulator(policy, env)
     ends = []
@@ -246,7 +246,7 @@ def test_skills_of_a_cart_pole_from_the_command_line(tmp_path, monkeypatch, capf
     folder = tmp_path / "policy"
     sizes = {f"{part}.{what}": 30 for part in ("prior", "dynamics", "skills") for what in ("steps", "width")}
     settings = [word for name, value in sizes.items() for word in (f"--{name}", str(value))]
-    cli.run(f"train --dataset test/cart-pole-v0 --output {folder} --device cpu --skills.horizon 8".split() + settings)
+    cli.run(f"train --dataset test/cart-pole-v0 --output {folder} --device cpu --horizon 8".split() + settings)
     assert json.loads((folder / "config.json").read_text())["discrete_actions"] is True
     cli.run(f"evaluate {folder} --starts 4 --skills 4 --held-steps 16 --no-video".split())
     results = json.loads((folder / "results.json").read_text())

@@ -1,17 +1,16 @@
 import pytest
 import torch
 
-from didi_gym.config import DynamicsConfig
 from didi_gym.dynamics import DynamicsEnsemble
 from didi_gym.layout import Layout
-from didi_gym.losses import dynamics_loss
-from didi_gym.training import train_dynamics
+from didi_gym.training import DynamicsConfig, Run, train_dynamics
+from didi_gym.training.losses import dynamics_loss
 from tests.examples import BODY, point_dataset
 
 
 def _ensemble(layout=BODY, members=3):
     torch.manual_seed(0)
-    return DynamicsEnsemble(DynamicsConfig(members=members, width=16), layout, action_dim=2)
+    return DynamicsEnsemble(layout, 2, members=members, width=16)
 
 
 @pytest.mark.parametrize("batch", [1, 3, 7])
@@ -59,7 +58,7 @@ def test_the_loss_counts_each_step_in_units_of_the_datas_change():
 def test_it_learns_a_point_that_moves_by_its_action():
     dataset = point_dataset()
     config = DynamicsConfig(steps=500, batch_size=64, width=64, members=2, unroll=4, learning_rate=3e-3)
-    dynamics = train_dynamics(dataset, config, horizon=8, progress=False)
+    dynamics = train_dynamics(Run(dataset, horizon=8, progress=False), config)
     scale = 0.1 / torch.from_numpy(dataset.observations.max(0) - dataset.observations.min(0)) * 2
     first, actions = torch.zeros(8, 2), torch.rand(8, 6, 2) * 1.6 - 0.8
     rolled = dynamics.rollout(first, actions)

@@ -18,7 +18,6 @@ from methods.run import train_joint
 from methods.untrained import prior_sampling, random_skills
 from methods.vae import draw_code, squash, vae
 
-from didi_gym.assignment import Assignment
 from didi_gym.collect.from_agents import agents_layout
 from didi_gym.data import TrajectoryDataset
 from didi_gym.diffusion import DiffusionPrior
@@ -28,10 +27,11 @@ from didi_gym.policy import SkillPolicy
 from didi_gym.skills import SkillSpace
 from didi_gym.tensors import load_tensors
 from didi_gym.training import train, train_skills
+from didi_gym.training.segmentation import Segmentation
 from tests.collect.test_from_agents import save
 from tests.examples import BODY, body_states, gait_dataset, point_dataset, random_policy, tiny
 
-CONTINUOUS = [name for name in METHODS if name not in ("anchor-only", "behaviours")]
+CONTINUOUS = [name for name in METHODS if name not in ("imitation-only", "behaviours")]
 
 
 def body_dataset() -> TrajectoryDataset:
@@ -44,7 +44,7 @@ def body_dataset() -> TrajectoryDataset:
 
 
 def make_run(folder, dataset, steps=3, **skills):
-    train(dataset.split(horizon=8)[0], tiny(**skills), folder, progress=False)
+    train(dataset, tiny(**skills), folder, progress=False)
     return Run.load(dataset, folder, seed=0, steps=steps, progress=False)
 
 
@@ -76,7 +76,7 @@ def test_every_method_plans_for_points_and_bodies_and_leaves_the_run_alone(point
         assert contents(run.folder) == before
 
 
-@pytest.mark.parametrize("method", ["anchor-only", "no-prior", "vae", "prior-sampling", "released", "random-skills"])
+@pytest.mark.parametrize("method", ["imitation-only", "no-prior", "vae", "prior-sampling", "released", "random-skills"])
 def test_methods_for_behaviours_plan_for_every_discrete_skill(tmp_path, method):
     run = make_run(tmp_path, gait_dataset(episodes=6, steps=80)[0], skill_space=SkillSpace("discrete", 4))
     before = contents(tmp_path)
@@ -88,11 +88,11 @@ def test_methods_for_behaviours_plan_for_every_discrete_skill(tmp_path, method):
     assert contents(tmp_path) == before
 
 
-def test_the_anchor_alone_is_the_policy_that_the_run_began_with(tmp_path):
+def test_imitation_alone_is_the_policy_that_the_run_tuned(tmp_path):
     run = make_run(tmp_path, gait_dataset(episodes=6, steps=80)[0], skill_space=SkillSpace("discrete", 4))
-    anchor = load_tensors(tmp_path / "checkpoints" / "anchor.safetensors", "average.module.")
-    weights = METHODS["anchor-only"](run).state_dict()
-    assert all(torch.equal(weights[name], anchor[name]) for name in weights)
+    imitated = load_tensors(tmp_path / "checkpoints" / "imitation.safetensors", "average.")
+    weights = METHODS["imitation-only"](run).state_dict()
+    assert all(torch.equal(weights[name], imitated[name]) for name in weights)
 
 
 def test_methods_for_continuous_skills_refuse_discrete_ones(tmp_path):
@@ -104,13 +104,13 @@ def test_methods_for_continuous_skills_refuse_discrete_ones(tmp_path):
 def test_with_no_part_replaced_the_joint_objective_is_the_librarys(point_run):
     run = replace(point_run, config=replace(point_run.config, skills=replace(point_run.skills, steps=12)))
     ours = train_joint(run, "didi").state_dict()
-    library = train_skills(run.dataset, run.prior, run.policy.dynamics, run.skills, seed=0, progress=False)[0]
+    library = train_skills(run.training(), run.prior, run.policy.dynamics, run.skills)[0]
     assert all(torch.equal(ours[name], value) for name, value in library.state_dict().items())
 
 
 @pytest.mark.parametrize(("method", "heeds"), [("no-prior", False), ("bc-anchor", False), ("metra", True)])
 def test_only_methods_with_a_prior_heed_it(point_run, method, heeds):
-    other = DiffusionPrior(point_run.config.prior, 8, 2, 2).requires_grad_(False)
+    other = DiffusionPrior(8, 2, 2, **point_run.config.prior.sizes).requires_grad_(False)
     a, b = (METHODS[method](run).net.state_dict() for run in (point_run, replace(point_run, prior=other)))
     assert all(torch.equal(a[name], b[name]) for name in a) != heeds
 
@@ -153,7 +153,7 @@ def test_the_vae_reconstructs_held_directions(point_run):
 
 def test_skills_of_the_same_start_make_the_entropy(point_run):
     torch.manual_seed(0)
-    objective = Entropy(point_run, point_run.batches())
+    objective = Entropy(point_run, point_run.training().batches)
     generator = torch.Generator().manual_seed(0)
     states = torch.randn(16, 8, 2, generator=generator)
     states[:, 0] = 0
@@ -166,7 +166,7 @@ def test_skills_of_the_same_start_make_the_entropy(point_run):
 
 
 def test_the_dual_variable_of_metra_rises_while_its_embedding_stretches(point_run):
-    objective = Metra(point_run, point_run.batches())
+    objective = Metra(point_run, point_run.training().batches)
     states = torch.randn(32, 8, 2, generator=torch.Generator().manual_seed(0)).cumsum(1) / 10
     for stretch, rises in ((100.0, True), (0.0, False)):
         with torch.no_grad():
@@ -307,4 +307,4 @@ def test_purity_counts_steps_and_covers_only_behaviours_that_make_up_most_of_a_s
     truth = np.array([0, 0, 0, 1, 1, 2, 2, 2])
     labels = np.array([0, 0, 0, 0, 1, 1, -1, -1])  # the second skill is half of either; two steps are no skill's
     expected = {"skills": 2, "purity": round(4 / 6, 4), "covered": 1, "behaviours": 3}
-    assert score(Assignment(labels, 2), truth) == expected
+    assert score(Segmentation(labels, 2), truth) == expected

@@ -8,8 +8,6 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from didi_gym.config import DynamicsConfig
-from didi_gym.decoding import to_dict
 from didi_gym.dynamics import DynamicsEnsemble
 from didi_gym.frames import inputs_to_state, localize, turn
 from didi_gym.hub import SkillPolicyHubError
@@ -141,7 +139,7 @@ def test_turning_the_world_and_the_skill_together_changes_no_action():
 def test_imagined_states_start_where_the_body_is_and_turn_with_the_world():
     policy = random_policy()
     torch.manual_seed(1)
-    policy.attach_dynamics(DynamicsEnsemble(DynamicsConfig(members=1, width=16), BODY, 3))
+    policy.attach_dynamics(DynamicsEnsemble(BODY, 3, members=1, width=16))
     inputs, skills = _asked(policy)
     plan = policy.plan(inputs, skills)
     assert plan.observations.shape == (5, 8, 8)
@@ -392,7 +390,7 @@ def test_a_damaged_dynamics_model_beside_the_policy_is_an_error(tmp_path):
     save_file(
         {"dynamics.x": torch.ones(1)},
         folder / "training.safetensors",
-        {"info": json.dumps({"dynamics": to_dict(DynamicsConfig())})},
+        {"info": json.dumps({"parts": ["dynamics"], "config": {"dynamics": {"members": 3, "width": 256}}})},
     )
     with pytest.raises(SkillPolicyHubError, match="missing"):
         SkillPolicy.from_pretrained(folder)
@@ -403,7 +401,7 @@ def test_a_damaged_dynamics_model_beside_the_policy_is_an_error(tmp_path):
 
 def _world(layout=BODY, action_dim=3):
     torch.manual_seed(1)
-    return DynamicsEnsemble(DynamicsConfig(members=2, width=16), layout, action_dim)
+    return DynamicsEnsemble(layout, action_dim, members=2, width=16)
 
 
 @torch.no_grad()

@@ -11,22 +11,33 @@ import pytest
 import torch
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from didi_gym.checkpoints import TrainingState, TrainingStopped
 from didi_gym.data import DatasetError, TrajectoryDataset
 from didi_gym.decoding import to_dict
 from didi_gym.diffusion import DiffusionPrior
 from didi_gym.discriminator import Discriminator
 from didi_gym.files import SafeFileError
 from didi_gym.layout import Layout
-from didi_gym.loops import Batches
-from didi_gym.losses import diversity_loss
 from didi_gym.normalization import Normalizer
 from didi_gym.policy import SkillPolicy
 from didi_gym.skills import SkillSpace
 from didi_gym.tensors import load_tensors
-from didi_gym.training import TrainConfig, load_training, train, train_skills, write_run
+from didi_gym.training import (
+    Run,
+    TrainConfig,
+    TrainingStopped,
+    load_training,
+    train,
+    train_dynamics,
+    train_prior,
+    train_skills,
+    write_run,
+)
+from didi_gym.training.batches import Batches
+from didi_gym.training.checkpoints import TrainingState
+from didi_gym.training.config import BehaviourConfig, DynamicsConfig, PriorConfig, SkillConfig
+from didi_gym.training.losses import diversity_loss
 from didi_gym.unet import TemporalUNet
-from tests.examples import BODY, body_states, point_dataset, tiny, tiny_unets
+from tests.examples import BODY, SMALL_BEHAVIOURS, body_states, point_dataset, tiny, tiny_unets
 
 FORMS = [
     {},
@@ -67,7 +78,7 @@ def test_further_seeds_take_prior_and_dynamics_from_a_finished_run(tmp_path):
     first, second = (load_tensors(tmp_path / name / "training.safetensors") for name in ("first", "second"))
     assert all(torch.equal(first[k], second[k]) == (not k.startswith("discriminator.")) for k in first if "weight" in k)
     assert not (tmp_path / "second" / "checkpoints" / "prior.safetensors").exists()
-    other = replace(config, skills=replace(config.skills, horizon=6, feature_times=3))
+    other = replace(config, horizon=6)
     with pytest.raises(ValueError, match=r"horizon 8; this run has .* 6"):
         train(dataset, other, tmp_path / "third", reuse=tmp_path / "first", progress=False)
 
@@ -114,14 +125,10 @@ def test_a_body_with_a_heading_trains(tmp_path):
 
 def test_skills_of_a_point_go_their_own_ways():
     """End to end in the model's own world: held skills must move the point in even directions, and far."""
-    from didi_gym.config import DynamicsConfig, PriorConfig, SkillConfig
-    from didi_gym.training import train_dynamics, train_prior
-
-    dataset = point_dataset(40)
-    prior = train_prior(dataset, PriorConfig(steps=600, width=64, depth=2), horizon=8, progress=False)
-    dynamics = train_dynamics(dataset, DynamicsConfig(steps=400, width=64, unroll=3), horizon=8, progress=False)
-    config = SkillConfig(horizon=8, steps=600, width=64, depth=2)
-    policy, _ = train_skills(dataset, prior, dynamics, config, progress=False)
+    run = Run(point_dataset(40), horizon=8, progress=False)
+    prior = train_prior(run, PriorConfig(steps=600, width=64, depth=2))
+    dynamics = train_dynamics(run, DynamicsConfig(steps=400, width=64, unroll=3))
+    policy, _ = train_skills(run, prior, dynamics, SkillConfig(steps=600, width=64, depth=2))
     position, skills = np.zeros((8, 2)), policy.skill_space.grid(8)
     for _ in range(8):
         position = position + 0.1 * policy.act(position, skills)
@@ -144,7 +151,7 @@ import sys, time
 from pathlib import Path
 import torch
 torch.set_num_threads(1)
-import didi_gym.checkpoints as checkpoints, didi_gym.training as training
+import didi_gym.training.checkpoints as checkpoints, didi_gym.training as training
 from tests.examples import point_dataset, tiny
 checkpoints._SAVE_SECONDS = 0.02
 finish = checkpoints.TrainingState.finish_step
@@ -230,23 +237,89 @@ def test_a_folder_of_another_run_is_refused(tmp_path):
 
 
 def test_a_loss_that_is_no_number_stops_the_run_with_advice(tmp_path):
-    from didi_gym.config import PriorConfig
-    from didi_gym.training import train_prior
-
+    run = Run(point_dataset(), horizon=8, progress=False)
     with pytest.raises(FloatingPointError, match="lower learning_rate"):
-        train_prior(
-            point_dataset(), PriorConfig(steps=100, learning_rate=1e30, width=8, depth=1), horizon=8, progress=False
-        )
+        train_prior(run, PriorConfig(steps=100, learning_rate=1e30, width=8, depth=1))
 
 
 def test_training_refuses_what_it_cannot_do():
-    prior = DiffusionPrior(tiny().prior, 8, 2, 2)
-    with pytest.raises(DatasetError, match="no episode is as long as the horizon"):
-        train_skills(point_dataset(steps=6), prior, None, tiny(consistency="joint").skills, progress=False)
-    with pytest.raises(ValueError, match="needs a dynamics model"):
-        train_skills(point_dataset(), prior, None, tiny().skills, progress=False)
-    with pytest.raises(ValueError, match="the prior was trained on windows of 8 steps, the skills ask for 9"):
-        train_skills(point_dataset(), prior, None, tiny(horizon=9).skills, progress=False)
+    prior = DiffusionPrior(8, 2, 2, **tiny().prior.sizes)
+    with pytest.raises(DatasetError, match="horizon"):
+        Run(point_dataset(steps=6), horizon=8)
+    with pytest.raises(ValueError, match="dynamics model"):
+        train_skills(Run(point_dataset(), horizon=8), prior, None, tiny().skills)
+    with pytest.raises(ValueError, match="windows of 8 steps, the run has windows of 9"):
+        train_skills(Run(point_dataset(), horizon=9), prior, None, tiny().skills)
+
+
+def test_only_stages_that_something_uses_are_trained(tmp_path):
+    """Behaviour skills are imitated: a prior, a dynamics model or a classifier would be trained for nobody."""
+    untuned = replace(SMALL_BEHAVIOURS, tuning_steps=0)
+    gaits = {"skill_space": SkillSpace("discrete", 4), "behaviours": untuned}
+    trained = {
+        "untuned": (gaits, {"scout", "imitation"}),
+        "imagined": ({**gaits, "imagine": True}, {"scout", "imitation", "dynamics"}),
+        "tuned": (
+            {**gaits, "behaviours": SMALL_BEHAVIOURS},
+            {"scout", "imitation", "prior", "dynamics", "classifier", "skills"},
+        ),
+        "joint": ({"consistency": "joint"}, {"prior", "skills"}),
+        "continuous": ({}, {"prior", "dynamics", "skills"}),
+    }
+    for name, (settings, stages) in trained.items():
+        train(point_dataset(), tiny(**settings), tmp_path / name, progress=False)
+        assert {file.stem for file in (tmp_path / name / "checkpoints").iterdir()} == stages, name
+    untuned_policy, imagined = (SkillPolicy.from_pretrained(tmp_path / name) for name in ("untuned", "imagined"))
+    assert untuned_policy.dynamics is None and load_training(tmp_path / "untuned", untuned_policy) == (None, None)
+    skill = np.eye(imagined.skill_space.size)[:1]
+    assert imagined.plan(np.zeros((1, 2)), skill).observations.shape == (1, 8, 2)
+    assert all(torch.equal(w, imagined.state_dict()[name]) for name, w in untuned_policy.state_dict().items())
+    with pytest.raises(ValueError, match=r"nothing of .*untuned can be reused"):
+        train(point_dataset(), tiny(**gaits), tmp_path / "again", reuse=tmp_path / "untuned", progress=False)
+    with pytest.raises(ValueError, match="untuned has no prior"):
+        train(point_dataset(), tiny(), tmp_path / "again", reuse=tmp_path / "untuned", progress=False)
+
+
+def test_the_horizon_is_the_datas_or_that_of_a_rhythm():
+    short, long = point_dataset(episodes=4, steps=12), point_dataset(episodes=4, steps=60)
+    ball, gaits = TrainConfig(), TrainConfig(SkillConfig(skill_space=SkillSpace("discrete", 5)))
+
+    def horizon(config, dataset):
+        return config.with_horizon_for(dataset).horizon
+
+    assert horizon(ball, long) == long.suggest_horizon() != 16
+    assert horizon(gaits, long) == 16
+    assert horizon(replace(gaits, behaviours=BehaviourConfig(window=24)), long) == 12
+    assert horizon(replace(gaits, behaviours=BehaviourConfig(steps=0)), long) == long.suggest_horizon()
+    assert horizon(gaits, short) == short.suggest_horizon() == 8
+    assert horizon(replace(gaits, horizon=10), short) == 10
+
+
+@pytest.mark.parametrize("kind", ["ball", "discrete"])
+def test_the_library_and_the_command_line_train_the_same_model(kind, tmp_path, monkeypatch):
+    """One place decides the horizon and what is held out, whoever asks."""
+    from didi_gym import cli
+
+    monkeypatch.setattr(TrajectoryDataset, "from_minari", lambda *_, **__: point_dataset(30))
+    config = tiny(horizon=None, skill_space=SkillSpace(kind, 4 if kind == "discrete" else 2))
+    train(point_dataset(30), config, tmp_path / "library", progress=False)
+    command = f"train --dataset a/b-v0 --output {tmp_path / 'command'} --device cpu"
+    for part in ("skills", "behaviours", "prior", "dynamics"):
+        for name, value in to_dict(getattr(config, part)).items():
+            if isinstance(value, (int, float)):
+                command += f" --{part}.{name.replace('_', '-')} {value}"
+    cli.run(
+        f"{command} --skills.skill-space.kind {kind} --skills.skill-space.size {config.skills.skill_space.size}".split()
+    )
+    assert _same(_weights(tmp_path / "library"), _weights(tmp_path / "command"))
+
+
+def test_training_leaves_torchs_global_generator_as_it_was(tmp_path):
+    torch.manual_seed(7)
+    expected = torch.rand(3)
+    torch.manual_seed(7)
+    train(point_dataset(), tiny(), tmp_path, progress=False)
+    assert torch.equal(torch.rand(3), expected)
 
 
 @pytest.mark.parametrize("horizon", [1, 4, 6])
@@ -272,13 +345,13 @@ def test_the_averaged_weights_are_those_of_torchs_own_averaged_model():
             net.weight.add_(torch.randn(2, 3))
         ours.finish_step()
         torchs.update_parameters(net)
-        for name, tensor in torchs.state_dict().items():
+        for name, tensor in torchs.module.state_dict().items():
             assert torch.equal(ours.average.state_dict()[name], tensor), name
 
 
-def _discriminator(layout, **skills):
+def _discriminator(layout):
     torch.manual_seed(0)
-    return Discriminator(tiny(**skills).skills, layout)
+    return Discriminator(layout, skill_dim=2, horizon=8)
 
 
 def test_the_discriminator_sees_only_how_features_change():
@@ -311,7 +384,7 @@ class _Oracle(Discriminator):
 
 def test_the_diversity_loss_is_zero_where_the_world_direction_tells_the_skill():
     """With a heading, trajectory and skill turn together: an oracle of world directions is right at every angle."""
-    oracle = _Oracle(tiny().skills, BODY)
+    oracle = _Oracle(BODY, skill_dim=2, horizon=8)
     skills = torch.randn(64, 2)
     states = torch.from_numpy(body_states(64 * 8)).reshape(64, 8, 8)
     states[:, 0, :2], states[:, 7, :2] = 0, skills
@@ -328,7 +401,7 @@ def test_the_diversity_loss_of_a_guess_is_the_log_of_the_number_of_skills():
             return torch.zeros(len(states), 4)
 
     space = SkillSpace("discrete", 4)
-    guess = Guess(tiny(skill_space=space).skills, Layout.flat(2))
+    guess = Guess(Layout.flat(2), skill_dim=4, horizon=8)
     skills = space.sample(256, torch.Generator().manual_seed(0))
     loss, _ = diversity_loss(guess, torch.zeros(256, 8, 2), skills, space, torch.Generator().manual_seed(0))
     assert loss.item() == pytest.approx(np.log(4))
@@ -353,5 +426,7 @@ def test_all_settings_are_recorded_beside_the_weights(tmp_path):
 
     config = tiny(skill_space=SkillSpace("sphere", 3))
     train(point_dataset(), config, tmp_path, progress=False)
-    assert from_dict(TrainConfig, load_info(tmp_path / "training.safetensors")) == config
+    record = load_info(tmp_path / "training.safetensors")
+    assert from_dict(TrainConfig, record["config"]) == config
+    assert record["parts"] == ["prior", "dynamics", "discriminator"]
     assert to_dict(config)["skills"]["skill_space"] == {"kind": "sphere", "size": 3}

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from didi_gym.config import PriorConfig, UNetConfig
+from didi_gym.config import UNetConfig
 from didi_gym.diffusion import DiffusionPrior
 from didi_gym.unet import TemporalUNet
 
@@ -71,7 +71,7 @@ def test_the_released_sizes_have_as_many_weights_as_the_released_network():
 
 def test_a_prior_with_a_u_net_denoises_every_step_and_leaves_the_first_state_alone():
     torch.manual_seed(0)
-    prior = DiffusionPrior(PriorConfig(network="unet", unet=SMALL, diffusion_steps=10), 7, 3, 2)
+    prior = DiffusionPrior(7, 3, 2, network="unet", unet=SMALL, diffusion_steps=10)
     x, first = torch.randn(4, 7, 5), torch.randn(4, 3)
     x0 = prior.denoise(x, torch.arange(4), first)
     assert x0.shape == x.shape and torch.equal(x0[:, 0, :3], first)

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 
 from didi_gym import SkillPolicy
-from methods.ablations import anchor_only, bc_anchor, didi, no_diversity, no_prior
+from methods.ablations import bc_anchor, didi, imitation_only, no_diversity, no_prior
 from methods.diversity import contrastive, entropy, metra
 from methods.recorded import behaviours
 from methods.released import released
@@ -15,7 +15,7 @@ METHODS: dict[str, Callable[[Run], SkillPolicy]] = {
     "didi": didi,
     "no-prior": no_prior,
     "no-diversity": no_diversity,
-    "anchor-only": anchor_only,
+    "imitation-only": imitation_only,
     "bc-anchor": bc_anchor,
     "vae": vae,
     "released": released,

@@ -7,11 +7,10 @@ import sys
 import tempfile
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from didi_gym import SkillConfig, SkillPolicy, train_skills
-from didi_gym.anchor import Anchored, train_anchor
-from didi_gym.tensors import SafeFileError
+from didi_gym.files import SafeFileError
+from didi_gym.training import Behaviours, train_behaviours, tune_behaviours
 from methods.run import Run, train_joint
 
 _IMITATION_WEIGHT = 3.0  # of {1, 3, 10}; see bc_anchor
@@ -24,8 +23,8 @@ def didi(run: Run) -> SkillPolicy:
 
 def no_prior(run: Run) -> SkillPolicy:
     """Diversity alone: the guidance weight is zero, and stays there."""
-    anchor = replace(run.skills.anchor, residual_target=0.0)
-    return _train(run, replace(run.skills, guidance_weight=0.0, residual_target=0.0, anchor=anchor))
+    behaviours = replace(run.config.behaviours, residual_target=0.0)
+    return _train(run, replace(run.skills, guidance_weight=0.0, residual_target=0.0), behaviours=behaviours)
 
 
 def no_diversity(run: Run) -> SkillPolicy:
@@ -42,34 +41,33 @@ def bc_anchor(run: Run) -> SkillPolicy:
     return train_joint(run, "bc-anchor", imitation_weight=_IMITATION_WEIGHT)
 
 
-def anchor_only(run: Run) -> SkillPolicy:
-    """Discrete skills as anchored in the data, without the joint objective."""
-    policy = _anchored(run).policy
+def imitation_only(run: Run) -> SkillPolicy:
+    """Behaviour skills as they are imitated, before any tuning by DIDI."""
+    policy = _behaviours(run).policy
     policy.attach_dynamics(run.policy.dynamics)
     return policy
 
 
-def _train(run: Run, config: SkillConfig) -> SkillPolicy:
-    anchored = _anchored(run) if config.is_anchored else None
-    return train_skills(
-        run.dataset, run.prior, run.policy.dynamics, config, anchored, seed=run.seed, progress=run.progress
-    )[0]
+def _train(run: Run, skills: SkillConfig, **changes: object) -> SkillPolicy:
+    config = replace(run.config, skills=skills, **changes)
+    if not config.learns_behaviours:
+        return train_skills(run.training(), run.require_prior(), run.policy.dynamics, skills)[0]
+    assert run.policy.dynamics is not None, "tuned behaviour skills have a dynamics model"
+    found, prior = _behaviours(run), run.require_prior()
+    return tune_behaviours(run.training(), found, prior, run.policy.dynamics, config.behaviours, skills)[0]
 
 
-def _anchored(run: Run) -> Anchored:
-    """What the run began its skills from, out of its checkpoints (copies: a run folder is only read)."""
-    if not run.skills.is_anchored:
-        raise ValueError(f"{run.folder} has continuous skills, which are not anchored")
-    # the stages' settings are those of the folder: a trial's tuning steps are none of theirs
-    config = Run.load(run.dataset, run.folder, run.seed).skills
-    settings: dict[str, Any] = {"horizon": run.horizon, "seed": run.seed, "progress": run.progress}
+def _behaviours(run: Run) -> Behaviours:
+    """What the run imitated, out of its checkpoints (copies: a run folder is only read)."""
+    if not run.config.learns_behaviours:
+        raise ValueError(f"{run.folder} has continuous skills, which imitate no behaviours")
     with tempfile.TemporaryDirectory() as copies:
-        for stage in ("scout", "anchor", "classifier"):
+        for stage in ("scout", "imitation", "classifier"):
             file = run.folder / "checkpoints" / f"{stage}.safetensors"
             if file.is_file():
                 shutil.copy(file, copies)
         try:
-            return train_anchor(run.dataset, config, checkpoints=Path(copies), **settings)
+            return train_behaviours(run.training(Path(copies)), run.config.behaviours, run.skills)
         except SafeFileError as error:  # of a version with fewer settings
-            print(f"{run.folder}: the anchor is trained anew, since {error}", file=sys.stderr)
-    return train_anchor(run.dataset, config, **settings)
+            print(f"{run.folder}: its behaviours are imitated anew, since {error}", file=sys.stderr)
+    return train_behaviours(run.training(), run.config.behaviours, run.skills)

@@ -9,8 +9,8 @@ from torch.nn import functional as F
 from didi_gym import SkillPolicy
 from didi_gym.discriminator import Discriminator
 from didi_gym.frames import turn_skill
-from didi_gym.loops import Batches
-from didi_gym.losses import Metrics
+from didi_gym.training.batches import Batches
+from didi_gym.training.losses import Metrics
 from methods.run import Run, train_joint
 
 _EMBEDDING, _TEMPERATURE = 32, 0.1

@@ -9,8 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from didi_gym import SkillPolicy, SkillSpace
-from didi_gym.loops import build_policy
-from didi_gym.losses import Metrics
+from didi_gym.training.losses import Metrics
 from methods.run import Run
 
 _DIFFUSION_WEIGHT, _DIVERSITY_WEIGHT, _DISCRIMINATOR_WEIGHT = 10.0, 50.0, 5.0
@@ -31,17 +30,15 @@ def released(run: Run) -> SkillPolicy:
 
     Not as released: networks, batches and steps are this project's, actions pass a tanh, and the first state is given.
     """
-    config, prior = run.skills, run.prior
+    config, prior = run.skills, run.require_prior()
     space = config.skill_space if config.skill_space.is_discrete else SkillSpace("discrete", _SKILLS)
     config = replace(config, skill_space=space, consistency="joint", plan_length=None)
-    batches = run.batches()
-    torch.manual_seed(run.seed)
-    policy = build_policy(batches, config, run.horizon)
-    width = prior.state_dim + prior.action_dim
-    first_layer, last_layer = (
-        nn.Linear(width, config.discriminator_width),
-        nn.Linear(config.discriminator_width, space.size),
-    )
+    training, width = run.training(), prior.state_dim + prior.action_dim
+    batches = training.batches
+    with training.seeded():
+        policy = training.new_policy(config, space, run.horizon)
+        first_layer = nn.Linear(width, config.discriminator_width)
+        last_layer = nn.Linear(config.discriminator_width, space.size)
     modules = nn.ModuleDict({"policy": policy, "first": first_layer, "last": last_layer})
     step_weights = torch.ones(run.horizon, 1)
     step_weights[0] = _FIRST_STEP_WEIGHT
@@ -66,4 +63,4 @@ def released(run: Run) -> SkillPolicy:
         total = _DIFFUSION_WEIGHT * diffusion + _DIVERSITY_WEIGHT * diversity + _DISCRIMINATOR_WEIGHT * discriminator
         return total, {"released/diffusion": diffusion, "released/diversity": diversity}
 
-    return run.fit("released", modules, loss, config.steps)
+    return run.fit(training, "released", modules, loss, config.steps)

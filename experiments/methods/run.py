@@ -12,14 +12,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from didi_gym import DiffusionPrior, SkillConfig, SkillPolicy, TrajectoryDataset
-from didi_gym.checkpoints import TrainingState
-from didi_gym.decoding import from_dict
 from didi_gym.discriminator import Discriminator
-from didi_gym.loops import Batches, build_policy, optimize
-from didi_gym.losses import Metrics, diversity_loss, guidance_loss
-from didi_gym.policy_folder import TRAINING_FILE
-from didi_gym.tensors import load_info
+from didi_gym.training import Run as Training
 from didi_gym.training import TrainConfig, load_training
+from didi_gym.training.batches import Batches
+from didi_gym.training.losses import Metrics, diversity_loss, guidance_loss
+from didi_gym.training.pipeline import read_record
 
 Objective = Callable[[Tensor, Tensor, torch.Generator], tuple[Tensor, Metrics]]
 
@@ -32,7 +30,8 @@ class Run:
     """Its training part."""
     policy: SkillPolicy
     """The folder's own, with the dynamics model attached."""
-    prior: DiffusionPrior
+    prior: DiffusionPrior | None
+    """None where the run's skills needed none."""
     config: TrainConfig
     folder: Path
     seed: int
@@ -58,10 +57,10 @@ class Run:
             steps: Gradient steps in place of the run's own, for trials.
         """
         policy = SkillPolicy.from_pretrained(folder, device="cpu")
-        config = from_dict(TrainConfig, load_info(folder / TRAINING_FILE))
+        config = read_record(folder)[0]
         if steps is not None:
-            anchor = replace(config.skills.anchor, tuning_steps=steps)
-            config = replace(config, skills=replace(config.skills, steps=steps, anchor=anchor))
+            behaviours = replace(config.behaviours, tuning_steps=steps)
+            config = replace(config, skills=replace(config.skills, steps=steps), behaviours=behaviours)
         prior = load_training(folder, policy)[0]
         training = dataset.split(horizon=policy.config.horizon)[0]
         return cls(training, policy, prior, config, folder, seed, steps, progress, agents)
@@ -74,17 +73,30 @@ class Run:
     def horizon(self) -> int:
         return self.policy.config.horizon
 
-    def batches(self) -> Batches:
-        return Batches(self.dataset, self.policy.normalizer, torch.device("cpu"))
+    def require_prior(self) -> DiffusionPrior:
+        if self.prior is None:
+            raise ValueError(
+                f"{self.folder} has no prior: train it with --behaviours.tuning-steps, or continuous skills"
+            )
+        return self.prior
+
+    def training(self, checkpoints: Path | None = None) -> Training:
+        """The library's run on the same data, horizon and seed."""
+        return Training(
+            self.dataset, horizon=self.horizon, seed=self.seed, checkpoints=checkpoints, progress=self.progress
+        )
 
     def fit(
-        self, label: str, modules: nn.ModuleDict, loss: Callable[..., tuple[Tensor, Metrics]], steps: int
+        self,
+        training: Training,
+        label: str,
+        modules: nn.ModuleDict,
+        loss: Callable[..., tuple[Tensor, Metrics]],
+        steps: int,
     ) -> SkillPolicy:
         """Train `modules` with the library's loop; returns the averaged `modules["policy"]`, dynamics attached."""
-        rate = self.skills.learning_rate
-        state = TrainingState(modules, rate, self.skills.ema_decay, self.seed, {}, None)
-        optimize(label, state, loss, steps, rate, self.progress)
-        policy = state.averaged()["policy"]
+        rates = {"learning_rate": self.skills.learning_rate, "ema_decay": self.skills.ema_decay}
+        policy = training.learn(label, modules, loss, steps=steps, **rates, settings={})["policy"]
         assert isinstance(policy, SkillPolicy)
         if policy.config.consistency == "dynamics":
             policy.attach_dynamics(self.policy.dynamics)
@@ -92,10 +104,8 @@ class Run:
 
     def discriminator(self, batches: Batches, outputs: int | None = None) -> Discriminator:
         """A fresh discriminator; with `outputs`, the same network as an embedding of that many numbers."""
-        config = self.skills
-        if outputs is not None:
-            config = replace(config, skill_space=type(config.skill_space)("ball", outputs))
-        network = Discriminator(config, self.dataset.layout)
+        size = outputs or self.skills.skill_space.skill_dim
+        network = Discriminator(self.dataset.layout, size, self.horizon, **self.skills.discriminator_sizes)
         sample = batches.draw(4096, self.horizon, torch.Generator().manual_seed(self.seed))[0]
         network.fit_scale(batches.normalizer.denormalize(sample))
         return network
@@ -121,13 +131,14 @@ def train_joint(
     config, space = run.skills, run.skills.skill_space
     if space.is_discrete:
         raise ValueError(f"{label} is for continuous skills; {run.folder} has discrete ones")
-    batches, dynamics = run.batches(), run.policy.dynamics
-    torch.manual_seed(run.seed)
-    policy = build_policy(batches, config, run.horizon)
-    discriminator = run.discriminator(batches)
-    modules = nn.ModuleDict({"policy": policy, "discriminator": discriminator})
-    if objective is not None:
-        modules["objective"] = objective(run, batches)
+    training, prior, dynamics = run.training(), run.require_prior(), run.policy.dynamics
+    batches = training.batches
+    with training.seeded():
+        policy = training.new_policy(config, space, config.plan_length or run.horizon)
+        discriminator = run.discriminator(batches)
+        modules = nn.ModuleDict({"policy": policy, "discriminator": discriminator})
+        if objective is not None:
+            modules["objective"] = objective(run, batches)
 
     def loss(generator: torch.Generator, memory: dict[str, float]) -> tuple[Tensor, Metrics]:
         states, actions = batches.draw(config.batch_size // skills_per_start, run.horizon, generator)
@@ -146,7 +157,7 @@ def train_joint(
         if imitation_weight is not None:
             error = F.mse_loss(plans, data)
             return total + imitation_weight * error, {**metrics, "imitation/error": error}
-        guidance, more = guidance_loss(run.prior, plans, data, config.noise_range, generator)
+        guidance, more = guidance_loss(prior, plans, data, config.noise_range, generator)
         weight = memory.setdefault("guidance_weight", config.guidance_weight)
         excess = float(more["guidance/ratio"].detach()) - config.residual_target
         slack = float(metrics["diversity/explained"].detach()) - config.diversity_floor
@@ -155,4 +166,4 @@ def train_joint(
         )
         return total + weight * guidance, {**metrics, **more, "guidance/weight": torch.tensor(weight)}
 
-    return run.fit(label, modules, loss, config.steps)
+    return run.fit(training, label, modules, loss, config.steps)

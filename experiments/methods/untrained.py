@@ -21,7 +21,7 @@ _SAMPLING_STEPS = 20  # denoiser calls per plan
 def prior_sampling(run: Run) -> SkillPolicy:
     """Every plan is a sample of the prior from the present state; z only seeds the noise, the same at each plan."""
     policy = _planner(PriorSampling, run)
-    policy.prior = run.prior
+    policy.prior = run.require_prior()
     return policy
 
 

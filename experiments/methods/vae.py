@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
@@ -11,9 +10,8 @@ from torch.nn import functional as F
 
 from didi_gym import SkillPolicy
 from didi_gym.frames import localize, turn, turn_skill
-from didi_gym.loops import build_policy
-from didi_gym.losses import Metrics
 from didi_gym.networks import ResidualMLP
+from didi_gym.training.losses import Metrics
 from methods.run import Run
 
 _KL_WEIGHT = 1e-4
@@ -28,23 +26,24 @@ def vae(run: Run, kl_weight: float = _KL_WEIGHT, plan_length: int | None = _PLAN
     prior, as skills are drawn. Discrete: a categorical code, straight-through. With a heading, the encoder sees the
     window in a world turned at random, as the method's discriminator does, and z turns back with it.
     It needs neither prior nor dynamics model, so it is given the dynamics model's gradient steps beside those of the
-    skills; where the run's skills are anchored in the data, the steps and batches of the anchor.
+    skills; where the run's skills are imitated behaviours, the steps and batches of imitation.
 
     Tuned on seed 0 in trials of 800 to 1,200 steps: KL weights .01, .001 and .0001 (on the ant the code carries less
     than .001, .02 and 1.9 nats; .001 and .0001 do as well on the point), and feedback against chunks (weight .001: the
     probe on the point is .41 and .12). On the ant no setting had skills that a probe could read so early.
     """
     config, layout = run.skills, run.dataset.layout
-    space, batches = config.skill_space, run.batches()
+    space, training, behaviours = config.skill_space, run.training(), run.config.behaviours
+    batches = training.batches
     steps, batch = config.steps + run.config.dynamics.steps, config.batch_size
-    if config.is_anchored:
-        steps, batch = config.anchor.scout_steps + config.anchor.steps, config.anchor.batch_size
-    torch.manual_seed(run.seed)
-    policy = build_policy(batches, replace(config, plan_length=plan_length or run.horizon), run.horizon)
-    length = policy.config.actions_per_plan
+    if run.config.learns_behaviours:
+        steps, batch = behaviours.scout_steps + behaviours.steps, behaviours.batch_size
+    length = plan_length or run.horizon
     size = run.horizon * (layout.state_dim + run.dataset.action_dim)
     outputs = space.skill_dim if space.is_discrete else 2 * space.skill_dim
-    encoder = ResidualMLP(size, outputs, layout.state_dim, config.width, config.depth)
+    with training.seeded():
+        policy = training.new_policy(config, space, length)
+        encoder = ResidualMLP(size, outputs, layout.state_dim, config.width, config.depth)
     modules = nn.ModuleDict({"policy": policy, "encoder": encoder})
     turns = layout.heading is not None and not space.is_discrete
 
@@ -74,7 +73,7 @@ def vae(run: Run, kl_weight: float = _KL_WEIGHT, plan_length: int | None = _PLAN
         error = F.mse_loss(policy(here, skills, generator)[0], wanted)
         return error + kl_weight * kl, {"vae/error": error, "vae/kl": kl}
 
-    return run.fit("vae", modules, loss, run.steps or steps)
+    return run.fit(training, "vae", modules, loss, run.steps or steps)
 
 
 def draw_code(output: Tensor, discrete: bool, generator: torch.Generator) -> tuple[Tensor, Tensor]:
