@@ -7,7 +7,7 @@ import functools
 import importlib
 import inspect
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -51,6 +51,7 @@ def make(
     policy: str | Path | SkillPolicy | None = None,
     *,
     wrappers: Sequence[EnvWrapper] = (),
+    env_kwargs: Mapping[str, Any] | None = None,
     **kwargs: Any,
 ) -> SkillActionWrapper:
     """Make an environment whose actions are skills.
@@ -60,6 +61,7 @@ def make(
             no import. An id of this package (`didi_gym/AntMaze_Open-v0`) names a policy too.
         policy: see `SkillActionWrapper`.
         wrappers: put around the low-level environment, inside the skills, the first innermost.
+        env_kwargs: arguments of the environment itself.
         **kwargs: settings of `SkillActionWrapper` go to it, all others (`max_episode_steps`, `render_mode`, the
             environment's own) to `gymnasium.make`, which puts its TimeLimit inside.
 
@@ -67,7 +69,7 @@ def make(
         >>> import didi_gym
         >>> env = didi_gym.make("PointMaze_Medium-v3", "pointmaze-medium", skill_duration=8, max_episode_steps=400)
     """
-    return _make(SkillActionWrapper, env_id, policy, wrappers, kwargs)
+    return _make(SkillActionWrapper, env_id, policy, wrappers, {**(env_kwargs or {}), **kwargs})
 
 
 def _make(
