@@ -6,7 +6,7 @@ import json
 import math
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeGuard
 
 from didi_gym.layout import ObservationSource
 from didi_gym.policy_network import PolicyNetwork
@@ -73,12 +73,17 @@ class Figure:
     def text(self) -> str:
         return self.headline.text(self.value)
 
+    @property
+    def cells(self) -> tuple[str, ...]:
+        """Its row of a card's table."""
+        return (self.label, self.text, *self.compared)
+
 
 _INFORMATION = Headline(
     "mutual_information_bits",
     "information in one horizon",
     "How many bits the movement of one horizon tells about the skill that made it.",
-    "close to its ceiling, where every skill can be told from the others",
+    "close to the ceiling, where every skill can be told from the others",
     "bits",
     "mutual_information_ceiling",
 )
@@ -86,7 +91,7 @@ _HELD_INFORMATION = Headline(
     "held_information_bits",
     "information when held",
     "The same after a skill was kept for eight horizons; a wall or a fall on the way hides a skill.",
-    "close to its ceiling",
+    "close to the ceiling",
     "bits",
     "mutual_information_ceiling",
 )
@@ -120,7 +125,7 @@ _FALLS = Headline(
 _COVERAGE = Headline(
     "coverage",
     "coverage",
-    "Share of the region that the data reaches from its start states that held skills reach too.",
+    "Share of the cells of a grid, counted from the start, that the data reaches and held skills reach too.",
     "close to 100 %",
     "%",
 )
@@ -145,7 +150,7 @@ _RECOGNISED = Headline(
     "%",
 )
 CONTINUOUS = (_INFORMATION, _HELD_INFORMATION, _FIDELITY, _SPREAD, _FALLS, _DIRECTION, _DISTANCE, _COVERAGE)
-DISCRETE = (_HELD_INFORMATION, _HELD_FIDELITY, _INFORMATION, _FIDELITY, _RECOGNISED, _SPREAD, _FALLS, _COVERAGE)
+DISCRETE = (_INFORMATION, _HELD_INFORMATION, _FIDELITY, _HELD_FIDELITY, _RECOGNISED, _SPREAD, _FALLS, _COVERAGE)
 
 
 def figures(results: Mapping[str, Any], discrete: bool) -> list[Figure]:
@@ -183,7 +188,7 @@ def _mean_text(headline: Headline, entry: Any) -> str:
     return headline.text(entry["iqm"]) if is_mean(entry) else "-"
 
 
-def is_mean(entry: Any) -> bool:
+def is_mean(entry: Any) -> TypeGuard[Mapping[str, Any]]:
     """Whether an entry of a report has a mean over seeds."""
     return isinstance(entry, Mapping) and is_number(entry.get("iqm")) and is_number(entry.get("n"))
 
@@ -210,7 +215,8 @@ def usage(policy: PolicyNetwork, source: str, env: str | None, env_kwargs: Mappi
         "observation, reward, terminated, truncated, info = env.step(env.action_space.sample())",
     ]
     if env is not None:
-        more = f", env_kwargs={dict(env_kwargs)!r}" if env_kwargs else ""
+        settings = ", ".join(f"{json.dumps(key)}: {value!r}" for key, value in env_kwargs.items())
+        more = f", env_kwargs={{{settings}}}" if settings else ""
         make = f"env = didi_gym.make({json.dumps(env)}, {json.dumps(source)}{more})"
         return "\n".join(["import didi_gym", "", make, *steps])
     load = f"policy = didi_gym.SkillPolicy.from_pretrained({json.dumps(source)})"
@@ -306,14 +312,15 @@ def how_measured(results: Mapping[str, Any], figures: Collection[Figure]) -> str
         if is_number(results.get("held_steps")):
             said += f"; falls, directions, distances and coverage with skills held for {results['held_steps']:g} steps "
             said += "from a reset"
-    groups = _methods(results, [figure.headline for figure in figures]).values()
-    runs = [entry["n"] for group in groups for figure in figures if is_mean(entry := group.get(figure.headline.key))]
+    headlines = [figure.headline for figure in figures]
+    entries = [group.get(each.key) for group in _methods(results, headlines).values() for each in headlines]
+    runs = [entry["n"] for entry in entries if is_mean(entry)]
     if runs:
         least, most = min(runs), max(runs)
         number = f"{most:g}" if least == most else f"{least:g} to {most:g}"
         said += (
             f". The columns beside this policy's are interquartile means over {number} "
-            f"{'run' if most == 1 else 'runs'} on the same data"
+            f"{'run' if most == 1 else 'runs'} on the same data; `docs/results.md` of didi_gym compares more methods"
         )
     return said + "."
 

@@ -151,7 +151,7 @@ def make_card(
         pinned=card_text.pinned(source),
         spaces=card_text.describe_spaces(policy),
         figures=figures,
-        compared=card_text.compared(results, figures),
+        columns=["this policy", *card_text.compared(results, figures)],
         measured=card_text.how_measured(results, figures),
         made=card_text.how_made(policy, words.effort if words else "", bool(words and words.commands)),
         commands=words.commands if words else (),

@@ -66,14 +66,14 @@ class Recipe:
 
     def words(self, name: str) -> CardWords:
         """What the card of the policy `name` says."""
-        usage = {} if self.usage is None else {"env": self.usage.env, "env_kwargs": self.usage.kwargs}
         return CardWords(
             self.description,
             self.limits,
             self.effort,
             tuple(self.commands(name)),
-            dataset=self.data.dataset,
-            **usage,
+            self.usage.env if self.usage else None,
+            self.usage.kwargs if self.usage else {},
+            self.data.dataset,
         )
 
     def train_arguments(self, output: str) -> list[str]:
