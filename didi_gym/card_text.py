@@ -1,59 +1,228 @@
-"""What a model card says of a policy: its spaces, its measurements with their labels, how to use it, its limits."""
+"""What a model card says of a policy: its spaces, its figures and what they mean, how to use it, its limits."""
 
 from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from typing import Any, TypeGuard
 
 from didi_gym.layout import ObservationSource
-from didi_gym.recipes import Recipe
+from didi_gym.policy_network import PolicyNetwork
 
-if TYPE_CHECKING:
-    from didi_gym.policy import SkillPolicy
-
-METRICS: dict[str, tuple[str, str]] = {  # of a report: what it is called in a card, and its unit
-    "real_spread": ("spread of executed skills", ""),
-    "planned_spread": ("spread of planned skills", ""),
-    "spread_ratio": ("executed / planned spread", ""),
-    "open_loop_spread": ("spread without replanning", ""),
-    "plan_error": ("error of plans without replanning", ""),
-    "probe": ("z read from rollouts", ""),
-    "mutual_information_bits": ("mutual information of z and rollout", "bits"),
-    "held_information_bits": ("mutual information, skill held for 8 horizons", "bits"),
-    "fidelity": ("rollouts within the held-out data's 99th percentile", "%"),
-    "held_fidelity": ("within that percentile, skill held for 8 horizons", "%"),
-    "held_distance": ("change of the features, skill held", ""),
-    "direction_error_degrees": ("worst direction off even spacing", "degrees"),
-    "falls": ("falls, skill held", "%"),
-    "contact": ("steps in contact", "%"),
-    "vendi": ("different held skills (Vendi score)", ""),
-    "coverage": ("cells of the data that held skills reach", "%"),
-    "smoothness": ("change between actions", ""),
+SETTINGS = {  # of a report: said in a sentence, or as the ceiling of a figure
+    "starts",
+    "skills",
+    "replan_every",
+    "held_steps",
+    "mutual_information_ceiling",
+    "vendi_ceiling",
 }
-_CEILINGS = {
-    "mutual_information_bits": "mutual_information_ceiling",
-    "held_information_bits": "mutual_information_ceiling",
-    "vendi": "vendi_ceiling",
-}
-SETTINGS = {"starts", "skills", "replan_every", "held_steps", *_CEILINGS.values()}  # said in a sentence
 _SPACES = {"ball": "the unit ball of R^{n}", "sphere": "the unit sphere in R^{n}", "box": "[-1, 1]^{n}"}
+_METHODS = {  # of the baselines in a report: what they do differently; the first two that are there are shown
+    "bc-anchor": "imitation instead of the prior",
+    "no-prior": "without the prior",
+    "unmerged": "without merging skills that are alike",
+    "contrastive": "with a contrastive objective",
+    "metra": "with the objective of METRA",
+    "vae": "with a variational autoencoder",
+}
 
 
-def usage(policy: SkillPolicy, source: str, recipe: Recipe | None) -> str:
-    """A program of five lines that runs, and makes `env` where the policy has an environment."""
+@dataclass(frozen=True)
+class Headline:
+    """One of the figures by which a reader judges skills."""
+
+    key: str
+    """The field of a report."""
+    label: str
+    meaning: str
+    """What it measures, one sentence."""
+    good: str
+    """What a good value is."""
+    unit: str = ""
+    ceiling: str | None = None
+    """The field of a report that holds the highest value possible."""
+
+    def text(self, value: float) -> str:
+        """A value to read: three significant digits and its unit."""
+        if self.unit == "%":
+            return f"{100 * value:.3g} %"
+        number = f"{value:.0f}" if abs(value) >= 1000 else f"{value:.3g}"
+        return f"{number} {self.unit}".strip()
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A headline as it was measured."""
+
+    headline: Headline
+    value: float
+    """Three significant digits."""
+    ceiling: float | None
+    compared: tuple[str, ...]
+    """What the methods of `compared` have, to read; a dash where they were not measured."""
+
+    @property
+    def label(self) -> str:
+        unit = f" {self.headline.unit}" if self.headline.unit else ""
+        return self.headline.label + (f", of {self.ceiling:.3g}{unit}" if self.ceiling is not None else "")
+
+    @property
+    def text(self) -> str:
+        return self.headline.text(self.value)
+
+    @property
+    def cells(self) -> tuple[str, ...]:
+        """Its row of a card's table."""
+        return (self.label, self.text, *self.compared)
+
+
+_INFORMATION = Headline(
+    "mutual_information_bits",
+    "information in one horizon",
+    "How many bits the movement of one horizon tells about the skill that made it.",
+    "close to the ceiling, where every skill can be told from the others",
+    "bits",
+    "mutual_information_ceiling",
+)
+_HELD_INFORMATION = Headline(
+    "held_information_bits",
+    "information when held",
+    "The same after a skill was kept for eight horizons; a wall or a fall on the way hides a skill.",
+    "close to the ceiling",
+    "bits",
+    "mutual_information_ceiling",
+)
+_FIDELITY = Headline(
+    "fidelity",
+    "rollouts like the data",
+    "Share of rollouts of one horizon that are as close to the data as 99 % of held-out data is.",
+    "close to 99 %",
+    "%",
+)
+_HELD_FIDELITY = Headline(
+    "held_fidelity",
+    "held rollouts like the data",
+    "The same of the last horizon after a skill was kept for eight.",
+    "close to 99 %",
+    "%",
+)
+_SPREAD = Headline(
+    "spread_ratio",
+    "executed / planned spread",
+    "How far apart skills lead in the simulator, relative to what the policy planned.",
+    "close to 1, where plans come true",
+)
+_FALLS = Headline(
+    "falls",
+    "falls",
+    "Share of held rollouts that the environment ended, as after a fall; 0 % says nothing where it never ends one.",
+    "0 %",
+    "%",
+)
+_COVERAGE = Headline(
+    "coverage",
+    "coverage",
+    "Share of the cells of a grid, counted from the start, that the data reaches and held skills reach too.",
+    "close to 100 %",
+    "%",
+)
+_DIRECTION = Headline(
+    "direction_error_degrees",
+    "direction error",
+    "Largest angle between the mean direction of a held skill and even spacing of all; walls bend directions.",
+    "a few degrees",
+    "degrees",
+)
+_DISTANCE = Headline(
+    "held_distance",
+    "distance held",
+    "How far a held skill goes, in the environment's units (metres, where skills are about positions).",
+    "as far as the data goes in that time; more is not always better",
+)
+_RECOGNISED = Headline(
+    "probe",
+    "skill recognised",
+    "How often a classifier names the right skill from the movement of one horizon.",
+    "close to 100 %; guessing gives one in the number of skills",
+    "%",
+)
+CONTINUOUS = (_INFORMATION, _HELD_INFORMATION, _FIDELITY, _SPREAD, _FALLS, _DIRECTION, _DISTANCE, _COVERAGE)
+DISCRETE = (_INFORMATION, _HELD_INFORMATION, _FIDELITY, _HELD_FIDELITY, _RECOGNISED, _SPREAD, _FALLS, _COVERAGE)
+
+
+def figures(results: Mapping[str, Any], discrete: bool) -> list[Figure]:
+    """The headlines that a report has a number for, at most eight."""
+    shown = [headline for headline in (DISCRETE if discrete else CONTINUOUS) if is_number(results.get(headline.key))]
+    methods = _methods(results, shown)
+    return [
+        Figure(
+            headline,
+            float(f"{results[headline.key]:.3g}"),
+            results[headline.ceiling] if headline.ceiling and is_number(results.get(headline.ceiling)) else None,
+            tuple(_mean_text(headline, group.get(headline.key)) for group in methods.values()),
+        )
+        for headline in shown
+    ]
+
+
+def compared(results: Mapping[str, Any], figures: Collection[Figure]) -> list[str]:
+    """What the columns beside this policy's are: the data's own behaviours, and two other methods."""
+    return list(_methods(results, [figure.headline for figure in figures]))
+
+
+def _methods(results: Mapping[str, Any], headlines: Collection[Headline]) -> dict[str, Mapping[str, Any]]:
+    measured = {
+        method: group
+        for method, group in (results.get("baselines") or {}).items()
+        if any(is_mean(group.get(headline.key)) for headline in headlines)
+    }
+    rivals = [method for method in _METHODS if method in measured][:2]
+    own = {"the data's own behaviours": measured["behaviours"]} if "behaviours" in measured else {}
+    return own | {_METHODS[method]: measured[method] for method in rivals}
+
+
+def _mean_text(headline: Headline, entry: Any) -> str:
+    return headline.text(entry["iqm"]) if is_mean(entry) else "-"
+
+
+def is_mean(entry: Any) -> TypeGuard[Mapping[str, Any]]:
+    """Whether an entry of a report has a mean over seeds."""
+    return isinstance(entry, Mapping) and is_number(entry.get("iqm")) and is_number(entry.get("n"))
+
+
+def is_number(value: Any) -> bool:
+    """Whether a value of a report is a finite number."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        return False
+    try:
+        return math.isfinite(value)
+    except OverflowError:  # an integer that no float can hold
+        return False
+
+
+def usage(policy: PolicyNetwork, source: str, env: str | None, env_kwargs: Mapping[str, Any]) -> str:
+    """A program of at most four lines that runs, and makes `env` where the policy has an environment.
+
+    Args:
+        env: Id of the environment to show; default: the one of the policy's data.
+        env_kwargs: Its own arguments.
+    """
     steps = [
         "observation, info = env.reset(seed=0)",
         "observation, reward, terminated, truncated, info = env.step(env.action_space.sample())",
     ]
-    if recipe is not None and recipe.usage is not None:
-        more = "".join(f", {key}={value!r}" for key, value in recipe.usage.kwargs.items())
-        make = f"env = didi_gym.make({json.dumps(recipe.usage.env)}, {json.dumps(source)}{more})"
+    if env is not None:
+        settings = ", ".join(f"{json.dumps(key)}: {value!r}" for key, value in env_kwargs.items())
+        more = f", env_kwargs={{{settings}}}" if settings else ""
+        make = f"env = didi_gym.make({json.dumps(env)}, {json.dumps(source)}{more})"
         return "\n".join(["import didi_gym", "", make, *steps])
     load = f"policy = didi_gym.SkillPolicy.from_pretrained({json.dumps(source)})"
     if policy.config.env_id is not None:
-        make = "env = didi_gym.make(policy.config.env_id, policy, **policy.config.env_kwargs)"
+        more = ", env_kwargs=policy.config.env_kwargs" if policy.config.env_kwargs else ""
+        make = f"env = didi_gym.make(policy.config.env_id, policy{more})"
         return "\n".join(["import didi_gym", "", load, make, *steps])
     inputs = len(policy.config.layout.policy_inputs)
     draw = "skills = policy.skill_space.sample(1, np.random.default_rng(0))"
@@ -65,16 +234,16 @@ def pinned(source: str) -> str:
     """Says which revision the program pins, or how to pin one."""
     repo_id, _, revision = source.partition("@")
     if revision:
-        return f"`@{revision}` pins the revision: the skills stay what they are when this repository goes on."
+        return f"`@{revision}` names one version of this repository, so the skills stay the same when it changes."
     if "/" in repo_id:
         return (
-            f"To pin the skills, write `{repo_id}@COMMIT`; `didi-gym hub pull {repo_id} --pin` prints the present "
-            "commit. `policy.commit_hash` says which was loaded."
+            f"To keep the skills the same when this repository changes, write `{repo_id}@COMMIT` instead; "
+            f"`didi-gym hub pull {repo_id} --pin` prints the present commit."
         )
-    return "What `didi-gym hub list` names is on this disk already: nothing is downloaded."
+    return "The policies that `didi-gym hub list` shows come with the package: loading them downloads nothing."
 
 
-def describe_spaces(policy: SkillPolicy) -> list[tuple[str, str]]:
+def describe_spaces(policy: PolicyNetwork) -> list[tuple[str, str]]:
     """What a policy reads and emits, and what its skills are: labels and values, in Markdown."""
     config, space = policy.config, policy.skill_space
     if config.discrete_actions:
@@ -85,24 +254,23 @@ def describe_spaces(policy: SkillPolicy) -> list[tuple[str, str]]:
         bounds = f"[{low[0]:g}, {high[0]:g}]" if alike else f"{_numbers_text(low)} to {_numbers_text(high)}"
         actions = f"{config.action_dim} numbers in {bounds}"
     kind = (
-        f"one of {space.size}"
+        f"discrete: one of {space.size}"
         if space.is_discrete
-        else f"{space.kind}: `z` in {_SPACES[space.kind].format(n=space.size)}"
+        else f"continuous: `z` in {_SPACES[space.kind].format(n=space.size)}"
     )
     agent = f"`Discrete({space.size})`" if space.is_discrete else f"`Box(-1, 1, ({space.size},))`"
     observations = "; or ".join(dict.fromkeys(_source_text(source) for source in config.layout.sources))
     rows = [
-        ("observations it reads", observations or f"{len(config.layout.policy_inputs)} numbers"),
-        ("actions it takes", actions),
+        ("observation of the environment", observations or f"{len(config.layout.policy_inputs)} numbers"),
+        ("action of the environment", actions),
         ("skills", kind),
-        ("action space of the agent", agent),
-        ("a skill lasts", f"{config.skill_duration} steps by default, planned anew {_every(config.replan_every)}"),
-        ("horizon of a plan", f"{config.horizon} steps"),
+        ("action of the agent", agent),
+        ("a skill lasts", f"{config.skill_duration} steps by default, with a new plan {_every(config.replan_every)}"),
+        ("a plan looks ahead", f"{config.horizon} steps (the horizon)"),
     ]
     if config.env_id is not None:
-        rows.append(
-            ("learned from", f"data of `{config.env_id}`" + (f", `{config.dataset_id}`" * bool(config.dataset_id)))
-        )
+        recorded = f"recorded in `{config.env_id}`"
+        rows.append(("data", f"`{config.dataset_id}`, {recorded}" if config.dataset_id else recorded))
     return rows
 
 
@@ -110,8 +278,8 @@ def _source_text(source: ObservationSource) -> str:
     keys = " + ".join(f"`{key}`" for key in source.keys)
     where = f"{keys} of {source.size} numbers" if keys else f"{source.size} numbers"
     if source.indices != tuple(range(source.size)):
-        where += f", of these {_ranges(source.indices)}"
-    return where + (f" ({len(source.angles)} as angles)" if source.angles else "")
+        where += f", of which it reads {_ranges(source.indices)} (counted from 0)"
+    return where + (f", {len(source.angles)} of them angles" if source.angles else "")
 
 
 def _ranges(indices: tuple[int, ...]) -> str:
@@ -129,105 +297,57 @@ def _numbers_text(values: Any) -> str:
     return "(" + ", ".join(f"{value:g}" for value in values.tolist()) + ")"
 
 
-def measured_numbers(results: Mapping[str, Any]) -> dict[str, float]:
-    """What was measured: finite numbers, without settings."""
-    return {key: float(value) for key, value in results.items() if key not in SETTINGS and is_number(value)}
-
-
-def is_number(value: Any) -> bool:
-    """Whether a value of a report is a finite number."""
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
-
-
-def is_interval(entry: Any) -> bool:
-    """Whether there is a mean over seeds; of one seed it has no interval."""
-    return isinstance(entry, Mapping) and is_number(entry.get("iqm")) and is_number(entry.get("n"))
-
-
-def metric_label(key: str, results: Mapping[str, Any], discrete: bool) -> str:
-    """What a metric is called in a card, with its ceiling and unit."""
-    label, unit = METRICS.get(key, (key, ""))
-    if key == "probe":
-        return f"{label}, {'accuracy' if discrete else 'R^2'}"
-    if key in _CEILINGS and is_number(ceiling := results.get(_CEILINGS[key])):
-        return f"{label}, of {ceiling:.3g}{f' {unit}' if unit else ''}"
-    if key == "held_distance" and is_number(steps := results.get("held_steps")):
-        return f"{label} for {steps:g} steps"
-    return label if unit in ("", "%") else f"{label}, {unit}"
-
-
-def _text(key: str, value: float) -> str:
-    if METRICS.get(key, ("", ""))[1] == "%":
-        return f"{100 * value:.1f} %"
-    return f"{value:.0f}" if abs(value) >= 1000 else f"{value:.3g}"
-
-
-def results_table(results: Mapping[str, Any], discrete: bool) -> tuple[list[str], list[list[str]]]:
-    """Columns and rows; seeds and baselines have columns where they are there, and a dash where they lack a number."""
-    numbers, seeds, baselines = measured_numbers(results), results.get("seeds") or {}, results.get("baselines") or {}
-    groups = {"seeds": seeds, **baselines}
-    groups = {title: group for title, group in groups.items() if any(map(is_interval, group.values()))}
-    known = [*METRICS, *sorted({key for group in (numbers, *groups.values()) for key in group} - {*METRICS})]
-    rows = []
-    for key in known:
-        cells = [_text(key, numbers[key]) if key in numbers else "-"]
-        for group in groups.values():
-            entry = group.get(key)
-            cells.append(_interval_text(key, entry) if is_interval(entry) else "-")
-        if any(cell != "-" for cell in cells):
-            rows.append([metric_label(key, results, discrete), *cells])
-    titles = ["our seeds" if title == "seeds" else title for title in groups]
-    return ["on rollouts in the simulator", "this policy", *titles], rows
-
-
-def _interval_text(key: str, entry: Mapping[str, Any]) -> str:
-    ends: list[Any] = [entry.get("low"), entry.get("high")]
-    interval = " [{}, {}]".format(*(_text(key, end) for end in ends)) if all(map(is_number, ends)) else ""
-    return f"{_text(key, entry['iqm'])}{interval}, n={entry['n']:g}"
-
-
 def _every(steps: float) -> str:
     return "at every step" if steps == 1 else f"every {steps:g} steps"
 
 
-def how_measured(results: Mapping[str, Any]) -> str:
-    """How the numbers came about."""
-    said = "Measured on rollouts in the simulator, never on plans"
+def how_measured(results: Mapping[str, Any], figures: Collection[Figure]) -> str:
+    """How the figures came about."""
+    said = "All figures are measured on rollouts in the simulator, not on plans"
     if all(is_number(results.get(key)) for key in ("starts", "skills", "replan_every")):
         said += (
             f": {results['skills']:g} skills from each of {results['starts']:g} start states, with a new plan "
             f"{_every(results['replan_every'])}"
         )
         if is_number(results.get("held_steps")):
-            said += f"; held skills from resets, for {results['held_steps']:g} steps"
-    if results.get("seeds") or results.get("baselines"):
-        said += ". Where several seeds were trained: interquartile mean [95 % bootstrap interval], n seeds"
+            said += f"; falls, directions, distances and coverage with skills held for {results['held_steps']:g} steps "
+            said += "from a reset"
+    headlines = [figure.headline for figure in figures]
+    entries = [group.get(each.key) for group in _methods(results, headlines).values() for each in headlines]
+    runs = [entry["n"] for entry in entries if is_mean(entry)]
+    if runs:
+        least, most = min(runs), max(runs)
+        number = f"{most:g}" if least == most else f"{least:g} to {most:g}"
+        said += (
+            f". The columns beside this policy's are interquartile means over {number} "
+            f"{'run' if most == 1 else 'runs'} on the same data; `docs/results.md` of didi_gym compares more methods"
+        )
     return said + "."
 
 
-def description(policy: SkillPolicy) -> str:
-    """The first words of a card, where a recipe has none."""
+def description(policy: PolicyNetwork) -> str:
+    """The first words of a card, where nobody wrote any."""
     learned = f" from `{policy.config.dataset_id}`" if policy.config.dataset_id else ""
     return (
-        f"A skill policy for didi_gym: an agent picks skills, and each runs for many steps. Learned without "
-        f"rewards{learned}."
+        f"A skill policy for didi_gym: a reinforcement-learning agent picks a skill, and the policy carries it out for "
+        f"many steps of the environment. The skills were learned without rewards{learned}."
     )
 
 
-def how_made(policy: SkillPolicy, recipe: Recipe | None) -> str:
-    """How the policy came about; the recipe's commands follow."""
+def how_made(policy: PolicyNetwork, effort: str, has_commands: bool) -> str:
+    """How the policy came about; its commands follow where it has some."""
     version = f" with didi_gym {policy.config.didi_gym_version}" if policy.config.didi_gym_version else ""
-    if recipe is not None:
-        return f"Made{version}{f' ({recipe.effort})' if recipe.effort else ''} by:"
+    if has_commands:
+        return f"These commands make the policy{version}{f' ({effort})' if effort else ''}:"
     dataset = policy.config.dataset_id or "ID"
-    return f"Made{version} by `didi-gym train --dataset {dataset}`; `config.json` has the details."
+    return f"It was made{version} by `didi-gym train --dataset {dataset}`; `config.json` has the settings."
 
 
-def limits(policy: SkillPolicy) -> list[str]:
+def limits(policy: PolicyNetwork) -> list[str]:
     """What holds for every policy."""
     return [
-        "Skills are as good as the coverage of their data, and mean nothing for another body: an environment with "
-        "other observations or action bounds is refused.",
-        f"A step of the agent lasts up to {policy.config.skill_duration} steps of the environment: discount by "
-        "`gamma ** info['skill_length']` (`help(didi_gym.sb3)`).",
+        "Skills can do what their data shows, and nothing else. An environment with other observations or other action "
+        "bounds is refused.",
+        f"One action of the agent lasts up to {policy.config.skill_duration} steps of the environment, so what follows "
+        "has to be discounted by `gamma ** info['skill_length']`; `help(didi_gym.sb3)` shows how.",
     ]

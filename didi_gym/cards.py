@@ -1,52 +1,120 @@
-"""Model cards: what the Hub shows of a skill policy, made from its configuration, measurements and recipe. Offline."""
+"""Model cards: what the Hub shows of a skill policy, made from its configuration and measurements. Offline."""
 
 from __future__ import annotations
 
-import hashlib
-import json
+import os
 import re
 from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from didi_gym import card_text
-from didi_gym.policy import SkillPolicy
-from didi_gym.recipes import CardError, Recipe
+from didi_gym.files import MEGABYTE, SafeFileError, in_short, parse_json, read_plain
+from didi_gym.policy_network import PolicyNetwork
+from didi_gym.publishing import CARD_FILE, marked
 
 if TYPE_CHECKING:
     from huggingface_hub import ModelCardData
 
-CARD_FILE, RESULTS_FILE, MAP_FILE, REPLAY_FILE = "README.md", "results.json", "skill_map.png", "replay.mp4"
+RESULTS_FILE, MAP_FILE, REPLAY_FILE = "results.json", "skill_map.png", "replay.mp4"
+SHOWN_FILES = (RESULTS_FILE, MAP_FILE, REPLAY_FILE)
 TAGS = ("reinforcement-learning", "skill-discovery", "gymnasium", "didi")
 _TEMPLATES = Path(__file__).parent / "templates"
-_MARK = "<!-- made by didi_gym, and kept by it when edited by hand: "
+
+
+class CardError(ValueError):
+    """A recipe, a report or a card that cannot be used; the message says which part and why."""
+
+
+@dataclass(frozen=True)
+class CardWords:
+    """What a person writes for a card; all else on it follows from the policy and its measurements."""
+
+    description: str
+    """What the skills are, in Markdown."""
+    limits: tuple[str, ...] = ()
+    """What the skills cannot do, a sentence each."""
+    effort: str = ""
+    """What making the policy takes, e.g. two CPU cores, about 12 minutes."""
+    commands: tuple[str, ...] = ()
+    """What makes the policy, one command a line."""
+    env: str | None = None
+    """Gymnasium id of the environment in the card's program; default: the one the data was recorded in."""
+    env_kwargs: Mapping[str, Any] = field(default_factory=dict)
+    """Arguments of that environment."""
+    dataset: str | None = None
+    """Minari id; default: the one in the policy's configuration."""
 
 
 def read_results(file: Path) -> dict[str, Any] | None:
     """The measurements in `results.json`; None where there is no such file.
 
     Raises:
-        CardError: it is damaged, or no JSON object.
+        CardError: it is a link that leads elsewhere, too large, damaged, or no report of `didi-gym evaluate`.
     """
-    if not file.is_file():
+    if not os.path.lexists(file):
         return None
     try:
-        results = json.loads(file.read_text(encoding="utf-8"))
-        if not isinstance(results, dict):
-            raise ValueError(f"expected an object, got {type(results).__name__}")
-    except (ValueError, RecursionError) as error:
-        raise CardError(f"{file} is no report of didi-gym evaluate: {error}") from error
-    return results
+        return parse_results(read_plain(file, MEGABYTE), str(file))
+    except SafeFileError as error:
+        raise CardError(str(error)) from error
+
+
+def parse_results(content: bytes, where: str = RESULTS_FILE) -> dict[str, Any]:
+    """The measurements in the bytes of a `results.json`.
+
+    Raises:
+        CardError: it is damaged, or no report of `didi-gym evaluate`; the message begins with `where`.
+    """
+    try:
+        return _checked_results(parse_json(content))
+    except ValueError as error:
+        raise CardError(f"{where} is no report of didi-gym evaluate: {in_short(error)}") from error
+
+
+def _checked_results(results: Any) -> dict[str, Any]:
+    """A report, where every value has the type that a report's have.
+
+    Raises:
+        ValueError: the first value that has not, with its place.
+    """
+    for metric, value in _object(results, "the file").items():
+        if metric == "seeds":
+            _check_summaries(value, metric)
+        elif metric == "baselines":
+            for method, summaries in _object(value, metric).items():
+                _check_summaries(summaries, f"baselines.{method}")
+        else:
+            _check_number(value, metric)
+    return dict(results)
+
+
+def _check_summaries(summaries: Any, where: str) -> None:
+    for metric, summary in _object(summaries, where).items():
+        for statistic, value in _object(summary, f"{where}.{metric}").items():
+            _check_number(value, f"{where}.{metric}.{statistic}")
+
+
+def _object(value: Any, where: str) -> Mapping[str, Any]:
+    if not isinstance(value, Mapping):
+        raise ValueError(f"{where} must be an object, got {type(value).__name__}")
+    return value
+
+
+def _check_number(value: Any, where: str) -> None:
+    if value is not None and not (isinstance(value, float) or card_text.is_number(value)):
+        raise ValueError(f"{where} must be a number or null, got {type(value).__name__} {in_short(repr(value))[:50]}")
 
 
 def make_card(
-    policy: SkillPolicy,
+    policy: PolicyNetwork,
     name: str,
     *,
     source: str | None = None,
-    recipe: Recipe | None = None,
+    words: CardWords | None = None,
     results: Mapping[str, Any] | None = None,
-    licence: str | None = None,
+    license: str | None = None,
     files: Collection[str] = (),
 ) -> str:
     """The model card of a policy: front matter and Markdown. Touches no network.
@@ -54,15 +122,22 @@ def make_card(
     Args:
         name: What the card is about: its title.
         source: What the program on it loads, `owner/name@revision`; default: `name`, for bundled policies.
-        recipe: Free text, environment of the program, and commands; without one the card says less.
-        results: A report, with the keys `seeds` and `baselines` where several seeds were run.
-        licence: As the Hub names it, e.g. mit.
+        words: What a person wrote for it; without it the card says less.
+        results: A report, with the key `baselines` where others were measured on the same data.
+        license: As the Hub names it, e.g. mit.
         files: What lies beside the card; the map and the video are shown where they are there.
+
+    Raises:
+        CardError: `results` is no report.
     """
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-    results, source = results or {}, source or name
-    columns, rows = card_text.results_table(results, policy.skill_space.is_discrete)
+    try:
+        results = _checked_results(results or {})
+    except ValueError as error:
+        raise CardError(f"the results of {name} are no report of didi-gym evaluate: {error}") from error
+    source = source or name
+    figures = card_text.figures(results, policy.skill_space.is_discrete)
     # no HTML is made here, and what could break a table is replaced in its cells
     environment = Environment(
         loader=FileSystemLoader(_TEMPLATES), undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
@@ -71,52 +146,50 @@ def make_card(
     body = environment.get_template("card.md.jinja").render(
         name=name,
         files=set(files),
-        description=recipe.description.strip() if recipe else card_text.description(policy),
-        usage=card_text.usage(policy, source, recipe),
+        description=words.description.strip() if words else card_text.description(policy),
+        usage=card_text.usage(policy, source, words.env if words else None, words.env_kwargs if words else {}),
         pinned=card_text.pinned(source),
         spaces=card_text.describe_spaces(policy),
-        columns=columns,
-        rows=rows,
-        measured=card_text.how_measured(results),
-        explained="Spreads and distances are in units of the policy's normaliser; `docs/metrics.md` of didi_gym "
-        "explains each number, and `results.json` has all digits.",
-        made=card_text.how_made(policy, recipe),
-        commands=recipe.commands(name.rpartition("/")[2]) if recipe else [],
-        limits=[*(recipe.limits if recipe else ()), *card_text.limits(policy)],
+        figures=figures,
+        columns=["this policy", *card_text.compared(results, figures)],
+        measured=card_text.how_measured(results, figures),
+        made=card_text.how_made(policy, words.effort if words else "", bool(words and words.commands)),
+        commands=words.commands if words else (),
+        limits=[*(words.limits if words else ()), *card_text.limits(policy)],
     )
-    front = _front_matter(policy, name, recipe, results, licence).to_yaml()
+    front = _front_matter(policy, name, words, figures, license).to_yaml()
     return marked(f"---\n{front}\n---\n{re.sub(chr(10) + '{3,}', chr(10) * 2, body).rstrip()}\n")
 
 
 def _front_matter(
-    policy: SkillPolicy, name: str, recipe: Recipe | None, results: Mapping[str, Any], licence: str | None
+    policy: PolicyNetwork,
+    name: str,
+    words: CardWords | None,
+    figures: Collection[card_text.Figure],
+    license: str | None,
 ) -> ModelCardData:
     from huggingface_hub import EvalResult, ModelCardData
 
     config = policy.config
-    dataset = recipe.data.dataset if recipe else config.dataset_id
-    env_ids = dict.fromkeys(
-        env for env in (config.env_id, recipe.usage.env if recipe and recipe.usage else None) if env
-    )
+    dataset = (words.dataset if words else None) or config.dataset_id
+    env_ids = dict.fromkeys(env for env in (config.env_id, words.env if words else None) if env)
     judged = config.env_id or dataset or "unknown"
-    seeds = results.get("seeds") or {}
     measured = [
         EvalResult(
             task_type="reinforcement-learning",
             task_name="skill discovery",
             dataset_type=judged,
             dataset_name=judged,
-            metric_type=key,
-            metric_name=card_text.metric_label(key, results, policy.skill_space.is_discrete),
-            metric_value=value,
-            metric_args={"seeds": seeds[key]} if card_text.is_interval(seeds.get(key)) else None,
+            metric_type=figure.headline.key,
+            metric_name=figure.label,
+            metric_value=figure.value,
         )
-        for key, value in card_text.measured_numbers(results).items()
+        for figure in figures
     ]
     return ModelCardData(
         library_name="didi_gym",
         pipeline_tag="reinforcement-learning",
-        license=licence,
+        license=license,
         tags=[*TAGS, *env_ids],
         datasets=[_hub_dataset(dataset)] if dataset else None,
         model_name=name if measured else None,
@@ -128,17 +201,6 @@ def _hub_dataset(dataset: str) -> str:
     """The Hub repository of `hf://owner/namespace/name-v0`, which is `owner/namespace`; other ids as they are."""
     owner, _, rest = dataset.removeprefix("hf://").partition("/")
     return f"{owner}/{rest.partition('/')[0]}" if dataset.startswith("hf://") else dataset
-
-
-def marked(text: str) -> str:
-    """A card with a last line that tells whether a hand has edited it since."""
-    return f"{text}\n{_MARK}{hashlib.sha256(text.encode()).hexdigest()} -->\n"
-
-
-def is_untouched(card: str) -> bool:
-    """Whether a card is as `make_card` wrote it, of whatever version and numbers: no hand has edited it since."""
-    text, found, _ = card.partition(f"\n{_MARK}")
-    return bool(found) and marked(text) == card
 
 
 def check_card(card: str, files: Collection[str], *, complete: bool = True) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -16,6 +17,7 @@ from didi_gym.collect.commands import DATA
 from didi_gym.data import DatasetError
 from didi_gym.hub_commands import HUB, List, list_policies
 from didi_gym.training.config import TrainConfig
+from didi_gym.version import __version__
 
 if TYPE_CHECKING:
     import numpy as np
@@ -35,7 +37,7 @@ _USAGE = """didi-gym: pretrained skills for reinforcement learning
   didi-gym hub push FOLDER OWNER/NAME             publish a policy folder in one commit, and read it back
   didi-gym data upload DATASET hf://OWNER         publish a data set; train --dataset hf://... --download fetches it
 
-Add --help to any of them."""
+Add --help to any of them; didi-gym --version says which version this is."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -246,6 +248,8 @@ def run(arguments: Sequence[str]) -> None:
     elif command in groups and rest and rest[0] in groups[command]:
         settings, function = groups[command][rest[0]]
         function(tyro.cli(settings, args=rest[1:], prog=f"didi-gym {command} {rest[0]}"))
+    elif command == "--version" and not rest:
+        print(f"didi-gym {__version__}")
     elif command in ("--help", "-h") or (command in ("list", *groups) and asks_help):
         print(_USAGE)
     else:
@@ -253,9 +257,26 @@ def run(arguments: Sequence[str]) -> None:
 
 
 def main() -> None:
-    """Entry point of `didi-gym`: exit code 1 and one sentence for errors a user can mend, 130 after Ctrl-C."""
+    """Entry point of `didi-gym`: exit code 1 and one sentence for errors a user can mend, 130 after Ctrl-C.
+
+    Where the reader of the output has gone, as in `didi-gym hub list | head -1`, it ends without a word.
+    """
+    try:
+        try:
+            _run_or_explain()
+        finally:
+            sys.stdout.flush()
+    except BrokenPipeError as error:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the interpreter flushes once more when it ends
+        raise SystemExit(1) from error
+
+
+def _run_or_explain() -> None:
     try:
         run(sys.argv[1:])
+    except BrokenPipeError as error:
+        print(flush=True)  # fails too where the broken pipe is the output's own, which needs no explanation
+        raise SystemExit(f"didi-gym: {error}") from error
     except (ValueError, OSError, ImportError, FloatingPointError, gym.error.Error) as error:
         raise SystemExit(f"didi-gym: {error}") from error
     except KeyboardInterrupt as stop:

@@ -36,7 +36,10 @@ class KnownModel:
     """Of the bytes of its weights, `model.safetensors`."""
     dataset: str
     env_id: str
-    licence: str
+    license: str
+    """As the Hub names it, e.g. mit."""
+    description: str
+    """What its skills are, in one line."""
 
 
 def list_pretrained() -> list[str]:

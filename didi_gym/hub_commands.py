@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
+from io import StringIO
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -69,31 +72,67 @@ class Push:
 
 def list_policies(args: List) -> None:
     known = known_models()
+    rows = []
     for name in list_pretrained():
-        model = known.get(name)
-        where = ""
-        if model is not None and model.repo_id and model.revision:
-            where = f"{model.repo_id}@{model.revision}"
-        about = "" if model is None else f"{model.env_id}  {model.licence}"
-        print(f"{name:24} {about}  {where}".rstrip())
+        if model := known.get(name):
+            where = f"{model.repo_id}@{model.revision}" if model.revision else "not published yet"
+            rows.append((name, model.description, model.env_id, model.license, where))
+        else:
+            rows.append((name, "", "", "", ""))
+    _print_table(("policy", "what its skills do", "environment", "license", "on the Hub"), rows)
 
 
 def info(args: Info) -> None:
     from didi_gym import hub
-    from didi_gym.card_text import METRICS, describe_spaces
+    from didi_gym.card_text import describe_spaces, figures
     from didi_gym.cards import RESULTS_FILE, read_results
     from didi_gym.policy import SkillPolicy
 
     policy = SkillPolicy.from_pretrained(args.name, device="cpu")
     folder, commit = hub.resolve(policy.name_or_path or args.name, revision=policy.revision, local_files_only=True)
-    rows = [*describe_spaces(policy), ("weights sha256", hub.weights_sha256(folder)), ("folder", str(folder))]
+    rows = [(label, text.replace("`", "")) for label, text in describe_spaces(policy)]
+    sha256 = hub.weights_sha256(folder)
+    rows += [("weights sha256", sha256), ("folder", str(folder))]
+    rows += [("what its skills do", model.description) for model in known_models().values() if model.sha256 == sha256]
     if commit is not None:
         rows.append(("commit", commit))
-    for label, value in rows:
-        print(f"{label:26} {value.replace('`', '')}")
-    for key, value in (read_results(folder / RESULTS_FILE) or {}).items():
-        if key in METRICS and value is not None:
-            print(f"{key:26} {value:.3g}")
+    _print_table(("property", "value"), rows)
+    if measured := figures(read_results(folder / RESULTS_FILE) or {}, policy.skill_space.is_discrete):
+        print()
+        _print_table(
+            ("measured in the simulator", "value", "good is", "what it means"),
+            [(each.label, each.text, each.headline.good, each.headline.meaning) for each in measured],
+        )
+
+
+def _print_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
+    """Print a table: wrapped in a terminal; elsewhere a row a line, whole and without colours.
+
+    Cells may quote files of strangers, so they are text and no markup, and nothing in them is a line break or something
+    that a terminal obeys.
+    """
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=box.SIMPLE_HEAD if sys.stdout.isatty() else None, pad_edge=False, header_style="bold")
+    for title in header:
+        table.add_column(Text(title), overflow="fold")
+    for row in rows:
+        table.add_row(*(Text(_printable(cell)) for cell in row))
+    if sys.stdout.isatty():
+        Console().print(table)
+        return
+    plain = StringIO()
+    Console(file=plain, width=1 << 16, color_system=None, force_terminal=False).print(table)
+    for line in plain.getvalue().splitlines():
+        print(line.rstrip())
+
+
+def _printable(text: str) -> str:
+    """A text with escapes in place of all that is no visible letter: control codes, line breaks, marks of direction."""
+    return "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in text)
 
 
 def pull(args: Pull) -> None:
@@ -114,15 +153,17 @@ def pull(args: Pull) -> None:
 
 
 def push(args: Push) -> None:
+    from didi_gym.cards import SHOWN_FILES
     from didi_gym.policy import SkillPolicy
-    from didi_gym.publishing import SHOWN_FILES, push_policy
+    from didi_gym.policy_publishing import push_policy
 
     policy = SkillPolicy.from_pretrained(args.folder, device="cpu")
     done = push_policy(
         policy,
         args.repo,
-        extra={name: args.folder / name for name in SHOWN_FILES if (args.folder / name).is_file()},
-        licence=args.license,
+        check=partial(SkillPolicy.from_pretrained, device="cpu"),
+        extra={name: args.folder / name for name in SHOWN_FILES if os.path.lexists(args.folder / name)},
+        license=args.license,
         tag=args.tag,
         private=True if args.private else None,
         create_pr=args.pr,

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
@@ -15,7 +15,6 @@ from torch import Tensor
 
 from didi_gym import hub
 from didi_gym.config import PolicyConfig
-from didi_gym.decoding import to_dict
 from didi_gym.dynamics import DynamicsEnsemble
 from didi_gym.engines import (
     TORCH,
@@ -29,10 +28,10 @@ from didi_gym.engines import (
 )
 from didi_gym.files import SafeFileError
 from didi_gym.frames import turn
-from didi_gym.policy_folder import CONFIG_FILE, TRAINING_FILE, WEIGHTS_FILE, read_config
+from didi_gym.policy_folder import TRAINING_FILE, WEIGHTS_FILE, read_config, write_policy
 from didi_gym.policy_network import PolicyNetwork
-from didi_gym.skills import SkillSpace
-from didi_gym.tensors import load_network, write_atomically, write_tensors
+from didi_gym.policy_publishing import push_policy
+from didi_gym.tensors import load_network
 
 if TYPE_CHECKING:
     from huggingface_hub import CommitInfo
@@ -71,10 +70,6 @@ class SkillPolicy(PolicyNetwork):
 
     # -- what it is ------------------------------------------------------------------------------------------------
     @property
-    def skill_space(self) -> SkillSpace:
-        return self.config.skill_space
-
-    @property
     def commit_hash(self) -> str | None:
         """The commit on the Hub that the weights came from, 40 hex digits; None where they did not."""
         return self.revision
@@ -82,16 +77,6 @@ class SkillPolicy(PolicyNetwork):
     @property
     def device(self) -> torch.device:
         return self.low.device
-
-    @property
-    def action_low(self) -> np.ndarray:
-        """Lower action bounds `(action_dim,)`, environment units."""
-        return self.low.cpu().numpy()
-
-    @property
-    def action_high(self) -> np.ndarray:
-        """Upper action bounds `(action_dim,)`, environment units."""
-        return self.high.cpu().numpy()
 
     @property
     def dynamics(self) -> DynamicsEnsemble | None:
@@ -233,11 +218,7 @@ class SkillPolicy(PolicyNetwork):
     # -- folders -----------------------------------------------------------------------------------------------------
     def save_pretrained(self, folder: str | Path) -> Path:
         """Write `config.json` and `model.safetensors` into `folder` (made if absent); each file appears whole."""
-        folder = Path(folder)
-        folder.mkdir(parents=True, exist_ok=True)
-        write_tensors(folder / WEIGHTS_FILE, self.state_dict())
-        write_atomically(folder / CONFIG_FILE, (json.dumps(to_dict(self.config), indent=2) + "\n").encode())
-        return folder
+        return write_policy(self, folder)
 
     def push_to_hub(
         self,
@@ -273,11 +254,10 @@ class SkillPolicy(PolicyNetwork):
         Raises:
             SkillPolicyHubError: nothing was pushed, unless the message says so; it also says what to do.
         """
-        from didi_gym.publishing import push_policy
-
         return push_policy(
             self,
             repo_id,
+            check=partial(SkillPolicy.from_pretrained, device="cpu"),
             card=card,
             extra=extra,
             tag=tag,

@@ -1,16 +1,29 @@
-"""The files of a policy folder, and its `config.json`, which may come from anywhere."""
+"""The files of a policy folder: written whole, and its `config.json`, which may come from anywhere, read strictly."""
 
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
 
 from didi_gym import hub
 from didi_gym.config import FORMAT_VERSION, PolicyConfig
-from didi_gym.decoding import from_dict
+from didi_gym.decoding import from_dict, to_dict
 from didi_gym.files import MEGABYTE, SafeFileError, in_short, parse_json, read_plain
+from didi_gym.policy_network import PolicyNetwork
+from didi_gym.tensors import write_atomically, write_tensors
 
 CONFIG_FILE, WEIGHTS_FILE, TRAINING_FILE = "config.json", "model.safetensors", "training.safetensors"
+POLICY_FILES = (CONFIG_FILE, WEIGHTS_FILE)
+
+
+def write_policy(policy: PolicyNetwork, folder: str | Path) -> Path:
+    """Write `config.json` and `model.safetensors` into `folder` (made if absent); each file appears whole."""
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    write_tensors(folder / WEIGHTS_FILE, policy.state_dict())
+    write_atomically(folder / CONFIG_FILE, (json.dumps(to_dict(policy.config), indent=2) + "\n").encode())
+    return folder
 
 
 def read_config(folder: Path) -> PolicyConfig:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -10,6 +11,7 @@ from didi_gym.dynamics import DynamicsEnsemble
 from didi_gym.frames import localize, turn_skill
 from didi_gym.networks import ResidualMLP, one_hot_choice
 from didi_gym.normalization import Normalizer
+from didi_gym.skills import SkillSpace
 from didi_gym.tensors import MAX_NUMBERS
 from didi_gym.unet import TemporalUNet
 
@@ -45,6 +47,20 @@ class PolicyNetwork(nn.Module):
         self.register_buffer("high", torch.ones(config.action_dim))
         if (numbers := sum(tensor.numel() for tensor in self.state_dict().values())) > MAX_NUMBERS:
             raise ValueError(f"a policy may have {MAX_NUMBERS:,} weights, this would have {numbers:,}: lower its width")
+
+    @property
+    def skill_space(self) -> SkillSpace:
+        return self.config.skill_space
+
+    @property
+    def action_low(self) -> np.ndarray:
+        """Lower action bounds `(action_dim,)`, environment units."""
+        return self.low.cpu().numpy()
+
+    @property
+    def action_high(self) -> np.ndarray:
+        """Upper action bounds `(action_dim,)`, environment units."""
+        return self.high.cpu().numpy()
 
     def forward(
         self, inputs: Tensor, skills: Tensor, generator: torch.Generator | None = None

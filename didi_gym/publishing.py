@@ -1,26 +1,26 @@
-"""Publishing skill policies on the Hugging Face Hub: one commit with everything, read back and compared bit for bit."""
+"""Publishing files on the Hugging Face Hub: one commit with everything, read back and compared bit for bit."""
 
 from __future__ import annotations
 
 import glob
 import hashlib
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
-from didi_gym.cards import CARD_FILE, MAP_FILE, REPLAY_FILE, RESULTS_FILE, is_untouched, make_card, read_results
+from didi_gym.files import SafeFileError, read_plain
 from didi_gym.hub_client import SkillPolicyHubError, ask_hub, hub_errors
-from didi_gym.policy import SkillPolicy
-from didi_gym.policy_folder import CONFIG_FILE, WEIGHTS_FILE
 from didi_gym.version import __version__
 
 if TYPE_CHECKING:
     from huggingface_hub import CommitInfo, HfApi
 
-POLICY_FILES = (CONFIG_FILE, WEIGHTS_FILE)
-SHOWN_FILES = (RESULTS_FILE, MAP_FILE, REPLAY_FILE)
+CARD_FILE = "README.md"
+_MARK = "<!-- made by didi_gym, and kept by it when edited by hand: "
+_PNG = b"\x89PNG\r\n\x1a\n"
+_LARGEST = 1 << 30
 
 
 @dataclass(frozen=True)
@@ -35,55 +35,41 @@ class Push:
     """The card on the Hub was edited by hand, so it stayed."""
 
 
-def push_policy(
-    policy: SkillPolicy,
-    repo_id: str,
-    *,
-    card: str | Path | None = None,
-    extra: Mapping[str, str | Path] | None = None,
-    licence: str | None = None,
-    tag: str | None = None,
-    private: bool | None = None,
-    token: str | None = None,
-    branch: str | None = None,
-    create_pr: bool = False,
-) -> Push:
-    """What `SkillPolicy.push_to_hub` does; see there.
+def marked(card: str) -> str:
+    """A card with a last line that tells whether a hand has edited it since."""
+    return f"{card}\n{_MARK}{hashlib.sha256(card.encode()).hexdigest()} -->\n"
 
-    Args:
-        licence: For the card that is made where `card` is None, as the Hub names it, e.g. mit.
+
+def is_untouched(card: str) -> bool:
+    """Whether a card is as `marked` left it, of whatever version and numbers: no hand has edited it since."""
+    text, found, _ = card.partition(f"\n{_MARK}")
+    return bool(found) and marked(text) == card
+
+
+def read_to_push(path: str, file: str | Path) -> bytes:
+    """The content of a file that is to become `path` of a repository.
+
+    A link is refused wherever it leads: in a folder that somebody else packed, it could publish a file of this
+    computer that nobody meant to show.
+
+    Raises:
+        SkillPolicyHubError: no such file, no plain one, a link, or one of more than a gigabyte.
     """
-    files = {path: _read_extra(path, file) for path, file in (extra or {}).items()}
-    with TemporaryDirectory() as folder:
-        policy.save_pretrained(folder)
-        files |= {name: (Path(folder) / name).read_bytes() for name in POLICY_FILES}
-        results = None
-        if RESULTS_FILE in files:
-            (Path(folder) / RESULTS_FILE).write_bytes(files[RESULTS_FILE])
-            results = read_results(Path(folder) / RESULTS_FILE)
-    pin = tag or branch
-    text = card.read_text(encoding="utf-8") if isinstance(card, Path) else card
-    if text is None:
-        source = f"{repo_id}@{pin}" if pin else repo_id
-        text = make_card(
-            policy, repo_id.rpartition("/")[2], source=source, results=results, licence=licence, files=files
-        )
-    return push_files(
-        {**files, CARD_FILE: text.encode()},
-        repo_id,
-        keep_card=card is None,
-        tag=tag,
-        private=private,
-        token=token,
-        branch=branch,
-        create_pr=create_pr,
-    )
+    file = Path(file)
+    if file.is_symlink():
+        raise SkillPolicyHubError(f"{path} was not pushed: {file} is a link; put the file itself there")
+    try:
+        return read_plain(file, _LARGEST)
+    except SafeFileError as error:
+        raise SkillPolicyHubError(f"{path} was not pushed: {error}") from error
 
 
 def push_files(
     files: Mapping[str, bytes],
     repo_id: str,
     *,
+    needed: Collection[str],
+    check: Callable[[Path], object] | None = None,
     keep_card: bool = True,
     tag: str | None = None,
     private: bool | None = None,
@@ -91,18 +77,18 @@ def push_files(
     branch: str | None = None,
     create_pr: bool = False,
     message: str | None = None,
-    needed: Collection[str] = POLICY_FILES,
 ) -> Push:
-    """Push a policy's files in one commit, tag it, and read it back.
+    """Push files in one commit, tag it, and read it back.
 
     Where every file is on the Hub already, nothing is committed. Nothing on the Hub is deleted. A commit of somebody
     else in the meantime is an error, not a conflict to guess about.
 
     Args:
-        files: Path in the repository -> content; `config.json` and `model.safetensors` among them.
+        files: Path in the repository -> content.
+        needed: What must be among the files, and what a tag stands for: of a policy, its configuration and weights.
+        check: Is given the folder of what came back, to load it as a user would; what it raises fails the push.
         keep_card: Leave a `README.md` on the Hub that was edited by hand.
         message: Of the commit.
-        needed: What must be among the files, and what a tag stands for; other things than policies have other files.
 
     Raises:
         SkillPolicyHubError: nothing was committed, unless the message says so.
@@ -124,7 +110,7 @@ def push_files(
                 commit = api.create_commit(
                     repo_id,
                     [CommitOperationAdd(path, wanted[path]) for path in changed],
-                    commit_message=message or f"Skill policy, written by didi_gym {__version__}",
+                    commit_message=message or f"Written by didi_gym {__version__}",
                     revision=target,
                     create_pr=create_pr,
                     parent_commit=head,
@@ -139,7 +125,7 @@ def push_files(
         with hub_errors(repo_id, commit.oid, doing="push", token=token):
             if must_tag and tag is not None:
                 api.create_tag(repo_id, tag=tag, revision=commit.oid)
-        _read_back(repo_id, commit.oid, wanted, token)
+        _read_back(repo_id, commit.oid, wanted, token, check)
     except SkillPolicyHubError as error:
         raise SkillPolicyHubError(f"{repo_id} was pushed as commit {commit.oid}, but then: {error}") from error
     return Push(commit, changed, kept_card)
@@ -186,23 +172,15 @@ def _refusal(error: Exception, endpoint: str) -> SkillPolicyHubError | None:
     return None
 
 
-def _read_extra(path: str, file: str | Path) -> bytes:
-    if path in (*POLICY_FILES, CARD_FILE):
-        raise SkillPolicyHubError(
-            f"extra: {path} is written by the push itself" + ("; see card=" * (path == CARD_FILE))
-        )
-    if not Path(file).is_file():
-        raise SkillPolicyHubError(f"extra: {path} should come from {file}, which is no file")
-    return Path(file).read_bytes()
-
-
 def _check_request(
     files: Mapping[str, bytes], repo_id: str, tag: str | None, branch: str | None, pr: bool, needed: Collection[str]
 ) -> None:
-    for path in files:
+    for path, content in files.items():
         pure = PurePosixPath(path)
         if pure.is_absolute() or ".." in pure.parts or "\\" in path or path != str(pure) or path in ("", "."):
             raise SkillPolicyHubError(f"{path!r} is no path inside a repository; expected one such as plots/curve.png")
+        if pure.suffix.lower() == ".png" and not content.startswith(_PNG):
+            raise SkillPolicyHubError(f"{path} is no picture: it does not begin as every PNG file does")
     if missing := [name for name in needed if name not in files]:
         raise SkillPolicyHubError(f"expected {' and '.join(needed)} among the files; missing: {', '.join(missing)}")
     if repo_id.count("/") != 1 or repo_id.startswith((".", "~", "/")):
@@ -264,11 +242,17 @@ def _standing_commit(api: HfApi, repo_id: str, sha: str) -> CommitInfo:
     )
 
 
-def _read_back(repo_id: str, commit: str, files: Mapping[str, bytes], token: str | None) -> None:
+def _read_back(
+    repo_id: str,
+    commit: str,
+    files: Mapping[str, bytes],
+    token: str | None,
+    check: Callable[[Path], object] | None,
+) -> None:
     """Fetch the commit as a user would, past the cache, and compare it with what was pushed.
 
     Raises:
-        SkillPolicyHubError: it cannot be fetched, a file differs, or it does not load.
+        SkillPolicyHubError: it cannot be fetched, a file differs, or `check` refuses it.
     """
     from huggingface_hub import snapshot_download
 
@@ -290,8 +274,8 @@ def _read_back(repo_id: str, commit: str, files: Mapping[str, bytes], token: str
             raise SkillPolicyHubError(
                 f"what the Hub returns differs in {', '.join(sorted(differ))}; do not use that commit, and push again"
             )
-        if WEIGHTS_FILE in files:
-            SkillPolicy.from_pretrained(repo_id, revision=commit, device="cpu", token=token, cache_dir=cache)
+        if check is not None:
+            check(folder)
 
 
 def _read(file: Path) -> bytes | None:

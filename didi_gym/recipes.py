@@ -9,16 +9,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from didi_gym.cards import CardError, CardWords
 from didi_gym.decoding import from_dict
 
 if sys.version_info >= (3, 11):
     import tomllib
 else:
     import tomli as tomllib
-
-
-class CardError(ValueError):
-    """A recipe, a report or a card that cannot be used; the message says which part and why."""
 
 
 @dataclass(frozen=True)
@@ -66,6 +63,18 @@ class Recipe:
             return from_dict(cls, tomllib.loads(Path(file).read_text(encoding="utf-8")))
         except (ValueError, OSError) as error:
             raise CardError(f"{file} is no recipe: {error}") from error
+
+    def words(self, name: str) -> CardWords:
+        """What the card of the policy `name` says."""
+        return CardWords(
+            self.description,
+            self.limits,
+            self.effort,
+            tuple(self.commands(name)),
+            self.usage.env if self.usage else None,
+            self.usage.kwargs if self.usage else {},
+            self.data.dataset,
+        )
 
     def train_arguments(self, output: str) -> list[str]:
         """The words after `didi-gym`, which the tests run through the command line's own parser."""

@@ -13,8 +13,11 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Annotated
@@ -23,10 +26,10 @@ import torch
 import tyro
 
 from didi_gym import hub
-from didi_gym.cards import CARD_FILE, RESULTS_FILE, check_card, make_card, read_results
+from didi_gym.cards import RESULTS_FILE, SHOWN_FILES, check_card, make_card, read_results
 from didi_gym.policy import SkillPolicy
-from didi_gym.policy_folder import CONFIG_FILE
-from didi_gym.publishing import POLICY_FILES, SHOWN_FILES, push_files
+from didi_gym.policy_folder import CONFIG_FILE, POLICY_FILES
+from didi_gym.publishing import CARD_FILE, push_files, read_to_push
 from didi_gym.recipes import Recipe
 from didi_gym.remote import split_id
 from didi_gym.tensors import write_atomically
@@ -75,8 +78,8 @@ def known_model(name: str) -> hub.KnownModel:
     known = hub.known_models().get(name)
     if known is None:
         raise ValueError(
-            f"hub/models.toml has no [{name}]; add it, with repo_id, sha256, dataset, env_id and licence, which a "
-            f"person has to choose"
+            f"hub/models.toml has no [{name}]; add it, with description, repo_id, sha256, dataset, env_id and license, "
+            f"which a person has to choose"
         )
     return known
 
@@ -88,10 +91,10 @@ def card(name: str, policy: SkillPolicy, source: str) -> str:
         policy,
         name,
         source=source,
-        recipe=Recipe.read(recipe) if recipe.is_file() else None,
+        words=Recipe.read(recipe).words(name) if recipe.is_file() else None,
         results=read_results(folder / RESULTS_FILE),
-        licence=known_model(name).licence.lower(),  # the Hub's names are in lower case
-        files=[file for file in SHOWN_FILES if (folder / file).is_file()],
+        license=known_model(name).license,
+        files=_there(folder, SHOWN_FILES),
     )
 
 
@@ -107,7 +110,7 @@ def build(name: str, repo_id: str | None, tag: str | None) -> Built:
     known = known_model(name)
     policy = SkillPolicy.from_pretrained(folder, device="cpu")
     _check_recipe(name, policy)
-    files = {path: (folder / path).read_bytes() for path in (*POLICY_FILES, *SHOWN_FILES) if (folder / path).is_file()}
+    files = {path: read_to_push(path, folder / path) for path in _there(folder, (*POLICY_FILES, *SHOWN_FILES))}
     identity = hashlib.sha256(b"".join(hashlib.sha256(files[path]).digest() for path in POLICY_FILES)).hexdigest()
     repo_id = repo_id or known.repo_id
     tag = tag or f"policy-{identity[:12]}"
@@ -119,6 +122,11 @@ def build(name: str, repo_id: str | None, tag: str | None) -> Built:
         _check_same(policy, SkillPolicy.from_pretrained(built, device="cpu"))
         check_card(text, files)
         return Built(name, repo_id, tag, files, hub.weights_sha256(Path(built)), known)
+
+
+def _there(folder: Path, names: Iterable[str]) -> list[str]:
+    """Those that are there, links to nothing too: `read_to_push` refuses them."""
+    return [name for name in names if os.path.lexists(folder / name)]
 
 
 def _check_recipe(name: str, policy: SkillPolicy) -> None:
@@ -172,7 +180,15 @@ def refresh(name: str) -> None:
 
 def publish(built: Built, *, private: bool) -> None:
     message = f"{built.name}: {built.tag}"
-    done = push_files(built.files, built.repo_id, tag=built.tag, private=True if private else None, message=message)
+    done = push_files(
+        built.files,
+        built.repo_id,
+        needed=POLICY_FILES,
+        check=partial(SkillPolicy.from_pretrained, device="cpu"),
+        tag=built.tag,
+        private=True if private else None,
+        message=message,
+    )
     if done.kept_card:
         print("  README.md on the Hub was edited by hand, so it stayed")
     changed = ", ".join(sorted(done.changed)) or "nothing had changed"

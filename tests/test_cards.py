@@ -1,8 +1,10 @@
 """Model cards: what stands in them comes from files, what they claim is valid, and their programs run."""
 
 import csv
+import dataclasses
 import json
 import math
+import re
 import socket
 
 import numpy as np
@@ -12,16 +14,13 @@ import yaml
 from huggingface_hub import ModelCard
 
 from didi_gym import cli
-from didi_gym.cards import (
-    check_card,
-    is_untouched,
-    make_card,
-    read_results,
-)
+from didi_gym.cards import CardError, check_card, make_card, read_results
+from didi_gym.evaluation import SkillReport
 from didi_gym.hub import known_models
 from didi_gym.layout import Layout
 from didi_gym.policy import SkillPolicy
-from didi_gym.recipes import CardError, Recipe
+from didi_gym.publishing import is_untouched
+from didi_gym.recipes import Recipe
 from didi_gym.skills import SkillSpace
 from tests.examples import random_policy
 from tests.scripts import ROOT, load_script, python_blocks, run_program
@@ -36,7 +35,7 @@ RESULTS = {
     "real_spread": 0.25,
     "planned_spread": None,
     "probe": 0.5,
-    "mutual_information_bits": 1.5,
+    "mutual_information_bits": 1.5678,
     "mutual_information_ceiling": 2.0,
     "fidelity": 0.975,
     "held_steps": 96,
@@ -99,12 +98,12 @@ def test_the_front_matter_of_a_card_in_hub_says_what_the_hub_asks_for(name):
     page, known = (HUB / name / "README.md").read_text(), known_models()[name]
     data, plain = ModelCard(page).data, front_matter(page)
     assert (data.library_name, data.pipeline_tag) == ("didi_gym", "reinforcement-learning")
-    assert data.license == known.licence.lower() and known.env_id in data.tags and data.datasets == [known.dataset]
+    assert data.license == known.license and known.env_id in data.tags and data.datasets == [known.dataset]
     (index,) = plain["model-index"]
     metrics = [metric for result in index["results"] for metric in result["metrics"]]
     results = read_results(HUB / name / "results.json")
-    assert len(metrics) >= 5 and index["name"] == name
-    assert all(metric["value"] == results[metric["type"]] for metric in metrics)
+    assert 5 <= len(metrics) <= 8 and index["name"] == name
+    assert all(metric["value"] == pytest.approx(results[metric["type"]], rel=0.005) for metric in metrics)
 
 
 @pytest.mark.parametrize("name", POLICIES)
@@ -132,18 +131,18 @@ def test_the_program_of_a_published_card_runs_on_what_the_hub_has(name, hub_serv
 # -- what makes a card -----------------------------------------------------------------------------------------------
 @pytest.mark.usefixtures("no_network")
 def test_a_card_is_made_and_checked_without_a_network(recipe):
-    card = make_card(random_policy(), "body", recipe=recipe, results=RESULTS, licence="mit", files=["skill_map.png"])
+    card = make_card(
+        random_policy(), "body", words=recipe.words("body"), results=RESULTS, license="mit", files=["skill_map.png"]
+    )
     check_card(card, ["skill_map.png"])
     assert ModelCard(card).data.library_name == "didi_gym" and "](skill_map.png)" in card
 
 
-def test_numbers_stand_in_the_model_index_as_measured_and_what_was_not_measured_does_not(recipe):
-    card = make_card(random_policy(env_id="Ant-v5"), "body", recipe=recipe, results=RESULTS, licence="mit")
+def test_headlines_stand_in_the_model_index_rounded_and_what_was_not_measured_does_not(recipe):
+    card = make_card(random_policy(env_id="Ant-v5"), "body", words=recipe.words("body"), results=RESULTS, license="mit")
     data = ModelCard(card).data
     assert {result.metric_type: result.metric_value for result in data.eval_results} == {
-        "real_spread": 0.25,
-        "probe": 0.5,
-        "mutual_information_bits": 1.5,
+        "mutual_information_bits": 1.57,
         "fidelity": 0.975,
     }
     assert {result.dataset_type for result in data.eval_results} == {"Ant-v5"}
@@ -151,34 +150,55 @@ def test_numbers_stand_in_the_model_index_as_measured_and_what_was_not_measured_
     assert data.tags.count("Ant-v5") == 1
     shown = section(card, "Results")
     assert "4 skills from each of 8 start states, with a new plan every 2 steps" in shown
-    assert "| mutual information of z and rollout, of 2 bits | 1.5 |" in shown and "| 97.5 % |" in shown
-    assert "nan" not in card.lower() and "None" not in card and "planned skills" not in card
+    assert "| information in one horizon, of 2 bits | 1.57 bits |" in shown and "| 97.5 % |" in shown
+    assert "nan" not in card.lower() and "None" not in card and "falls" not in shown.split("All figures")[0]
 
 
-def test_seeds_and_baselines_have_columns_where_they_are_there():
-    results = {
-        **RESULTS,
-        "seeds": {"probe": {"iqm": 0.625, "low": 0.5, "high": 0.75, "n": 4}, "falls": {"iqm": None, "n": 0}},
-        "baselines": {
-            "clone": {
-                "probe": {"iqm": 0.125, "low": None, "high": math.nan, "n": 1},
-                "vendi": {"iqm": 2.5, "low": 2.0, "high": 3.0, "n": 3},
-            },
-            "empty": {"probe": {"iqm": math.nan, "low": 0, "high": 0, "n": 0}},
-        },
+def rows_of(card):
+    """The cells of the table of results, header first."""
+    lines = [line for line in section(card, "Results").splitlines() if line.startswith("|")]
+    return [[cell.strip() for cell in line.strip("|").split("|")] for line in lines if not line.startswith("|---")]
+
+
+def test_the_behaviours_of_the_data_and_two_rivals_stand_beside_this_policy_in_words():
+    def mean(value, runs):
+        return {"fidelity": {"iqm": value, "low": None, "high": math.nan, "n": runs}}
+
+    baselines = {
+        "vae": mean(0.1, 9),
+        "didi-64-starts": mean(0.2, 9),
+        "no-prior": mean(0.31239, 1),
+        "behaviours": mean(0.9912, 5),
+        "bc-anchor": {**mean(0.5, 3), "falls": {"iqm": 0.1, "n": 7}},
+        "metra": {"falls": {"iqm": math.nan, "n": 0}},
     }
-    card = make_card(random_policy(), "body", results=results)
-    shown = section(card, "Results")
-    assert "| on rollouts in the simulator | this policy | our seeds | clone |" in shown
-    assert "| z read from rollouts, R^2 | 0.5 | 0.625 [0.5, 0.75], n=4 | 0.125, n=1 |" in shown
-    assert "| different held skills (Vendi score) | - | - | 2.5 [2, 3], n=3 |" in shown
-    assert "interquartile mean [95 % bootstrap interval]" in shown and "empty" not in card
-    (probe,) = [result for result in ModelCard(card).data.eval_results if result.metric_type == "probe"]
-    assert probe.metric_value == 0.5 and probe.metric_args == {"seeds": results["seeds"]["probe"]}
+    card = make_card(random_policy(), "body", results={**RESULTS, "seeds": mean(0.8, 5), "baselines": baselines})
+    information, fidelity = "information in one horizon, of 2 bits", "rollouts like the data"
+    assert rows_of(card) == [
+        ["", "this policy", "the data's own behaviours", "imitation instead of the prior", "without the prior"],
+        [information, "1.57 bits", "-", "-", "-"],
+        [fidelity, "97.5 %", "99.1 %", "50 %", "31.2 %"],
+    ]
+    assert "interquartile means over 1 to 5 runs" in section(card, "Results")
+    assert not any(label in card for label in ("bc-anchor", "no-prior", "didi-64-starts", "vae", "variational"))
 
 
-def test_a_metric_that_this_version_does_not_know_is_shown_by_its_name():
-    assert "| grace | 0.5 |" in make_card(random_policy(), "body", results={"grace": 0.5})
+@pytest.mark.parametrize("kind", ["ball", "discrete"])
+def test_at_most_eight_figures_are_shown_each_with_its_meaning_and_a_good_value(kind):
+    policy = random_policy(Layout.flat(4), skill_space=SkillSpace(kind, 2))
+    every = {field.name: 0.5 for field in dataclasses.fields(SkillReport)}
+    card = make_card(policy, "body", results={**every, "training_seconds": 12.0})
+    labels = [row[0].split(",")[0] for row in rows_of(card)[1:]]
+    assert len(labels) == 8 and "12" not in section(card, "Results")
+    for label in labels:
+        assert re.search(rf"^\* \*\*{re.escape(label)}\*\*: .+\. Good is .+\.$", card, re.MULTILINE)
+
+
+@pytest.mark.parametrize("name", POLICIES)
+def test_a_card_in_hub_is_short_and_has_no_long_numbers(name):
+    page = (HUB / name / "README.md").read_text()
+    assert not re.search(r"\.\d{5}", page.split("---\n")[1] + section(page, "Results"))
+    assert len(rows_of(page)) <= 9 and all(len(row) <= 5 for row in rows_of(page))
 
 
 def test_without_results_pictures_and_recipe_a_card_says_less_and_is_still_valid():
@@ -198,26 +218,33 @@ def test_map_and_replay_are_shown_where_they_are_there():
     [
         (
             {},
-            ["ball: `z` in the unit ball of R^2", "`Box(-1, 1, (2,))`", "3 numbers in (-1, -0.5, -2) to (1, 0.25, 3)"],
+            [
+                "continuous: `z` in the unit ball of R^2",
+                "`Box(-1, 1, (2,))`",
+                "3 numbers in (-1, -0.5, -2) to (1, 0.25, 3)",
+            ],
         ),
         (
             {"layout": Layout.flat(4), "skill_space": SkillSpace("discrete", 5), "plan_length": 1, "replan_every": 1},
-            ["one of 5", "`Discrete(5)`", "4 numbers", "8 steps by default, planned anew at every step"],
+            ["one of 5", "`Discrete(5)`", "4 numbers", "8 steps by default, with a new plan at every step"],
         ),
         ({"low": (-1.0,) * 2, "high": (1.0,) * 2, "discrete_actions": True}, ["`Discrete(2)`"]),
-        ({"low": (-1.0,) * 2, "high": (1.0,) * 2}, ["2 numbers in [-1, 1]", "8 numbers, of these 2-7; or 6 numbers"]),
+        (
+            {"low": (-1.0,) * 2, "high": (1.0,) * 2},
+            ["2 numbers in [-1, 1]", "8 numbers, of which it reads 2-7 (counted from 0); or 6 numbers"],
+        ),
     ],
 )
 def test_the_spaces_are_those_of_the_configuration_and_the_weights(changes, words):
     card = make_card(random_policy(**changes), "body")
     for word in words:
-        assert word in section(card, "Spaces")
+        assert word in section(card, "What it reads and emits")
 
 
-def test_accuracy_is_not_called_r_squared():
-    space = SkillSpace("discrete", 5)
-    policy = random_policy(Layout.flat(4), skill_space=space)
-    assert "z read from rollouts, accuracy" in make_card(policy, "body", results=RESULTS)
+def test_only_of_discrete_skills_the_probe_is_an_accuracy_and_shown():
+    policy = random_policy(Layout.flat(4), skill_space=SkillSpace("discrete", 5))
+    assert ["skill recognised", "50 %"] in rows_of(make_card(policy, "body", results=RESULTS))
+    assert "recognised" not in section(make_card(random_policy(), "body", results=RESULTS), "Results")
 
 
 def test_the_program_of_a_policy_without_an_environment_plans(tmp_path, monkeypatch):
@@ -241,7 +268,7 @@ def test_the_program_of_a_policy_without_a_recipe_makes_the_environment_of_its_d
     [
         ("acme/body@v1", '"acme/body@v1"'),
         ("acme/body", "`didi-gym hub pull acme/body --pin` prints the present commit"),
-        (None, "nothing is downloaded"),
+        (None, "downloads nothing"),
     ],
 )
 def test_a_card_says_what_its_program_loads_and_how_to_pin_it(source, words):
@@ -256,11 +283,11 @@ def test_a_recipe_becomes_the_commands_that_make_the_policy(recipe):
         "--skills.skill-space.kind discrete --keys observation achieved_goal --download",
         "didi-gym evaluate runs/body --contact-geoms 'block|wall' --no-video",
     ]
-    card = make_card(random_policy(), "body", recipe=recipe)
+    card = make_card(random_policy(), "body", words=recipe.words("body"))
     for words in (*recipe.commands("body"), "a minute"):
-        assert words in section(card, "Recipe")
+        assert words in section(card, "How it was made")
     assert "* It cannot swim." in section(card, "Limits") and "A body that goes places." in card
-    assert 'didi_gym.make("Ant-v5", "body", max_episode_steps=50)' in section(card, "Use")
+    assert 'didi_gym.make("Ant-v5", "body", env_kwargs={"max_episode_steps": 50})' in section(card, "Use")
 
 
 @pytest.mark.parametrize("file", [*RECIPES, None], ids=lambda file: file.stem if file else "of this test")
@@ -297,15 +324,17 @@ def test_a_recipe_that_is_none_is_refused_with_its_fault(tmp_path, change, words
         (("pipeline_tag: reinforcement-learning", "x: y"), "pipeline_tag must be reinforcement-learning, got None"),
         (("license: mit", "x: y"), "license is missing"),
         (("datasets:", "data:"), "datasets is missing"),
-        (("value: 0.5", "value: good"), "model-index: probe must be a number, got 'good'"),
-        (("value: 0.5", "value: .nan"), "model-index: probe must be a number, got nan"),
+        (("value: 0.975", "value: good"), "model-index: fidelity must be a number, got 'good'"),
+        (("value: 0.975", "value: .nan"), "model-index: fidelity must be a number, got nan"),
         (("```python", "```"), "it has no Python block"),
         (("import didi_gym", "import didi gym"), "a Python block is no Python"),
         (("](skill_map.png)", "](map.png)"), "map.png is linked but not there"),
     ],
 )
 def test_each_fault_of_a_card_is_named(recipe, change, words):
-    card = make_card(random_policy(), "body", recipe=recipe, results=RESULTS, licence="mit", files=["skill_map.png"])
+    card = make_card(
+        random_policy(), "body", words=recipe.words("body"), results=RESULTS, license="mit", files=["skill_map.png"]
+    )
     assert change[0] in card
     with pytest.raises(CardError) as caught:
         check_card(card.replace(*change), ["skill_map.png"])
@@ -320,15 +349,44 @@ def test_all_faults_are_named_at_once():
 def test_any_edit_of_a_card_is_noticed_and_none_where_there_is_none():
     card = make_card(random_policy(), "body", results=RESULTS)
     assert is_untouched(card)
-    for edited in (card + "\n", "\n" + card, card.replace("0.5", "0.9"), card.replace("\n", "\r\n"), "mine", ""):
+    for edited in (card + "\n", "\n" + card, card.replace("97.5", "99.5"), card.replace("\n", "\r\n"), "mine", ""):
         assert not is_untouched(edited)
 
 
-@pytest.mark.parametrize("text", ["{", "[1]", "\x00"])
-def test_a_damaged_report_is_named(tmp_path, text):
+@pytest.mark.parametrize(
+    ("text", "place"),
+    [
+        ("{", "line 1"),
+        ("[1]", "the file"),
+        ("\x00", "line 1"),
+        ('{"falls": {}}', "falls"),
+        ('{"seeds": []}', "seeds"),
+        ('{"seeds": {"probe": 1}}', r"seeds\.probe"),
+        ('{"baselines": {"vae": {"probe": {"iqm": "1"}}}}', r"baselines\.vae\.probe\.iqm"),
+        ('{"a\\nb": "c"}', r"a\\nb"),
+    ],
+)
+def test_a_damaged_report_is_one_sentence_that_names_file_and_place(tmp_path, text, place):
     (tmp_path / "results.json").write_text(text)
-    with pytest.raises(CardError, match=r"results\.json is no report of didi-gym evaluate"):
+    with pytest.raises(CardError, match=rf"results\.json.*{place}") as caught:
         read_results(tmp_path / "results.json")
+    assert str(caught.value).isprintable()
+
+
+def test_a_report_is_bounded_and_no_link_out_of_its_folder(tmp_path):
+    (tmp_path / "large").mkdir()
+    (tmp_path / "large" / "results.json").write_text("{" + " " * (1 << 20) + "}")
+    (tmp_path / "link").mkdir()
+    (tmp_path / "link" / "results.json").symlink_to(tmp_path / "large" / "results.json")
+    assert read_results(tmp_path / "results.json") is None
+    for folder in ("large", "link"):
+        with pytest.raises(CardError, match=rf"{folder}/results\.json"):
+            read_results(tmp_path / folder / "results.json")
+
+
+def test_results_that_are_none_make_no_card():
+    with pytest.raises(CardError, match=r"body.*coverage"):
+        make_card(random_policy(), "body", results={"coverage": "all"})
 
 
 # -- hub/evaluate.py ---------------------------------------------------------------------------------------------------
@@ -353,7 +411,6 @@ def test_seeds_and_baselines_are_added_to_a_report(table):
     assert report["seeds"] == {}, "settings and what nobody measured are no scores"
     assert report["baselines"] == {"clone": {"probe": {"iqm": 0.3, "low": None, "high": None, "n": 1}}}
     assert {key: report[key] for key in RESULTS} == RESULTS
-    assert "| 0.5 | 0.5 [" in make_card(random_policy(), "body", results={**report, "seeds": {"probe": ours}})
 
 
 def test_without_a_table_or_a_row_of_its_data_set_a_report_stays_as_it_is(table, tmp_path):

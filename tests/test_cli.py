@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 from minari.data_collector import EpisodeBuffer
 
+import didi_gym
 from didi_gym import cli, hub_commands, training
 from didi_gym.config import PolicyConfig
 from didi_gym.data import TrajectoryDataset
@@ -24,6 +25,7 @@ from didi_gym.skills import SkillSpace
 from didi_gym.tensors import load_tensors
 from didi_gym.training import BehaviourConfig, DynamicsConfig, PriorConfig, SkillConfig, TrainConfig
 from didi_gym.training.checkpoints import TrainingState
+from tests.scripts import ROOT
 
 ENV, DATASET = "InvertedPendulum-v5", "cli/pendulum-v0"
 SMALL = {  # a run of a second
@@ -188,7 +190,32 @@ def test_a_data_set_recorded_with_a_window_open_does_not_open_one(tmp_path, monk
 def test_list_names_the_policies_that_come_with_the_installation(monkeypatch, capsys):
     monkeypatch.setattr(hub_commands, "list_pretrained", lambda: ["ant", "point"])
     cli.run(["list"])
-    assert capsys.readouterr().out == "ant\npoint\n"
+    assert capsys.readouterr().out.splitlines()[1:] == ["ant", "point"]
+
+
+def test_the_command_tells_its_version(capsys):
+    cli.run(["--version"])
+    assert capsys.readouterr().out == f"didi-gym {didi_gym.__version__}\n"
+
+
+@pytest.mark.parametrize("buffered", ["", "1"])
+@pytest.mark.parametrize("arguments", ["hub list", "--version", "train --help", "hub info ant-directions"])
+def test_output_that_nobody_reads_ends_the_command_in_silence(arguments, buffered):
+    reader, writer = os.pipe()
+    os.close(reader)
+    command = [sys.executable, "-m", "didi_gym", *arguments.split()]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": buffered}
+    done = subprocess.run(command, stdout=writer, stderr=subprocess.PIPE, text=True, env=environment, timeout=120)
+    os.close(writer)
+    assert (done.returncode, done.stderr) == (1, "")
+
+
+def test_a_broken_pipe_that_is_not_the_outputs_is_an_error(monkeypatch):
+    def fail(_):
+        raise BrokenPipeError("a worker has gone")
+
+    monkeypatch.setattr(cli, "list_policies", fail)
+    assert _main(monkeypatch, "list") == "didi-gym: a worker has gone"
 
 
 @pytest.mark.parametrize(
@@ -223,7 +250,7 @@ def test_help_of_train_says_what_every_setting_means(capsys):
     assert "environment steps" in said and "default: 128" in said
 
 
-@pytest.mark.parametrize("arguments", [["fly"], ["data"], ["data", "moon"], ["list", "all"], ["--version"]])
+@pytest.mark.parametrize("arguments", [["fly"], ["data"], ["data", "moon"], ["list", "all"], ["--version", "all"]])
 def test_an_unknown_command_shows_the_known_ones(arguments, monkeypatch):
     message = _main(monkeypatch, *arguments)
     assert f"no command {' '.join(arguments)!r}" in message and "didi-gym train" in message

@@ -1,11 +1,14 @@
 """The command line's way to the Hub: list, info, pull and push."""
 
 import contextlib
+import json
+import re
+import sys
 
 import pytest
 
-from didi_gym import cli
-from didi_gym.hub import list_pretrained, resolve, weights_sha256
+from didi_gym import cli, hub_commands
+from didi_gym.hub import KnownModel, known_models, list_pretrained, resolve, weights_sha256
 from didi_gym.policy import SkillPolicy
 from tests.examples import random_policy
 from tests.test_cli import _main
@@ -17,7 +20,7 @@ REPO = "acme/skills"
 def folder(tmp_path):
     """What `didi-gym train` and `didi-gym evaluate` leave."""
     random_policy(seed=3, env_id="Ant-v5", dataset_id="bodies/plane-v0").save_pretrained(tmp_path / "policy")
-    (tmp_path / "policy" / "results.json").write_text('{"starts": 4, "probe": 0.5, "falls": null}')
+    (tmp_path / "policy" / "results.json").write_text('{"starts": 4, "coverage": 0.5, "falls": null}')
     (tmp_path / "policy" / "run.json").write_text("{}")
     return tmp_path / "policy"
 
@@ -33,8 +36,11 @@ def published(hub_server, folder):
 def test_list_names_every_policy_of_this_installation_and_no_network_is_asked(hub_server, capsys):
     cli.run(["hub", "list"])
     listed = capsys.readouterr().out
-    assert [line.split()[0] for line in listed.splitlines()] == list_pretrained()
-    assert "Ant-v5" in listed
+    header, *rows = listed.splitlines()
+    assert [row.split()[0] for row in rows] == list_pretrained() and header.split()[0] == "policy"
+    for name, row in zip(list_pretrained(), rows, strict=True):
+        known = known_models()[name]
+        assert known.description in row and known.env_id in row and known.license in row
     cli.run(["list"])
     assert capsys.readouterr().out == listed and hub_server.requests == []
 
@@ -44,7 +50,48 @@ def test_info_tells_spaces_weights_and_results_of_a_folder(folder, capsys):
     said = capsys.readouterr().out
     for words in ("Box(-1, 1, (2,))", "8 steps by default", weights_sha256(folder), "Ant-v5", "bodies/plane-v0"):
         assert words in said
-    assert "probe" in said and "0.5" in said and "falls" not in said and "`" not in said
+    (row,) = [line for line in said.splitlines() if line.startswith("coverage")]
+    assert "50 %" in row and "close to 100 %" in row and "\nfalls" not in said and "`" not in said
+
+
+ODD = "odd\x1b[31m\nforged  row\u202e [red]x[/red] :smile: " + "long" * 60
+
+
+def shown(text):
+    return text.replace("\x1b", "\\x1b").replace("\n", "\\n").replace("\u202e", "\\u202e")
+
+
+def test_what_a_strangers_configuration_says_is_a_row_of_plain_text(folder, capsys):
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, "dataset_id": ODD}))
+    cli.run(["hub", "info", str(folder)])
+    said = capsys.readouterr().out
+    assert shown(ODD) in said and "\x1b" not in said and "\u202e" not in said
+    assert not any(line.startswith("forged") for line in said.splitlines())
+
+
+def test_a_list_in_a_terminal_is_wrapped_whole_and_no_markup(monkeypatch, capsys):
+    model = KnownModel("ant", "acme/ant", None, "0" * 64, "x/y-v0", "Ant-v5", "mit", ODD)
+    monkeypatch.setattr(hub_commands, "list_pretrained", lambda: ["ant"])
+    monkeypatch.setattr(hub_commands, "known_models", lambda: {"ant": model})
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True, raising=False)
+    monkeypatch.setenv("COLUMNS", "60")
+    monkeypatch.setenv("TERM", "xterm")
+    cli.run(["hub", "list"])
+    said = re.sub(r"\x1b\[[0-9;]*m", "", capsys.readouterr().out)
+    assert "\x1b" not in said and "\u202e" not in said and max(map(len, said.splitlines())) <= 60
+    letters = "".join(said.split())
+    assert letters.count("long") > 40 and "[red]" in letters and ":smile:" in letters
+
+
+@pytest.mark.parametrize("name", ["results.json", "skill_map.png", "replay.mp4"])
+def test_push_refuses_a_link_in_the_folder(hub_server, folder, tmp_path, monkeypatch, name):
+    monkeypatch.setenv("HF_TOKEN", "hf_write")
+    (tmp_path / "secret").write_text("{}")
+    (folder / name).unlink(missing_ok=True)
+    (folder / name).symlink_to(tmp_path / "secret")
+    message = _main(monkeypatch, "hub", "push", folder, REPO)
+    assert f"{name} was not pushed" in message and "is a link" in message and hub_server.requests == []
 
 
 def test_info_tells_the_commit_of_a_policy_on_the_hub(published, capsys):

@@ -377,7 +377,7 @@ def known(bundled, policies, tmp_path):
     def write(revision: str | None) -> None:
         sha256 = weights_sha256(policies[0].save_pretrained(tmp_path / "known"))
         commit = f'revision = "{revision}"\n' if revision else ""
-        facts = 'dataset = "didi/ant-v0"\nenv_id = "Ant-v5"\nlicence = "MIT"\n'
+        facts = 'dataset = "didi/ant-v0"\nenv_id = "Ant-v5"\nlicense = "mit"\ndescription = "It walks."\n'
         (bundled[1] / "models.toml").write_text(f'[walker]\nrepo_id = "{NAME}"\nsha256 = "{sha256}"\n{commit}{facts}')
 
     write(None)
@@ -388,7 +388,8 @@ def test_the_table_of_known_models_is_read(known):
     known(ABSENT)
     model = known_models()["walker"]
     assert (model.name, model.repo_id, model.revision) == ("walker", NAME, ABSENT)
-    assert (model.dataset, model.env_id, model.licence) == ("didi/ant-v0", "Ant-v5", "MIT")
+    assert (model.dataset, model.env_id, model.license) == ("didi/ant-v0", "Ant-v5", "mit")
+    assert model.description == "It walks."
 
 
 def test_a_known_name_that_is_not_bundled_is_fetched_at_its_commit(hub_server, known, policies, published, tmp_path):

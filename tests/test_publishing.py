@@ -1,5 +1,6 @@
 """Publishing: one commit with everything, read back bit for bit, and each failure in a sentence of its own."""
 
+import functools
 import os
 import re
 import shutil
@@ -12,14 +13,18 @@ import numpy as np
 import pytest
 
 from didi_gym import hub
-from didi_gym.cards import is_untouched
+from didi_gym.cards import CardError
 from didi_gym.hub import SkillPolicyHubError
 from didi_gym.policy import SkillPolicy
-from didi_gym.publishing import push_files, push_policy
+from didi_gym.policy_folder import POLICY_FILES
+from didi_gym.policy_publishing import push_policy
+from didi_gym.publishing import is_untouched, push_files, read_to_push
 from tests.examples import body_states, random_policy
 from tests.scripts import ROOT, load_script, python_blocks
 
 REPO, WRITE = "acme/skills", {"token": "hf_write"}
+PNG = b"\x89PNG\r\n\x1a\n"
+loads = functools.partial(SkillPolicy.from_pretrained, device="cpu")
 
 
 @pytest.fixture
@@ -30,7 +35,7 @@ def policy():
 @pytest.fixture
 def extra(tmp_path):
     """What an evaluation leaves beside a policy."""
-    contents = {"results.json": b'{"probe": 0.5}', "skill_map.png": b"\x89PNG map", "replay.mp4": b"a film"}
+    contents = {"results.json": b'{"coverage": 0.5}', "skill_map.png": PNG + b" map", "replay.mp4": b"a film"}
     for name, content in contents.items():
         (tmp_path / name).write_bytes(content)
     return {name: tmp_path / name for name in contents}
@@ -81,7 +86,7 @@ def test_a_repository_is_made_and_everything_is_one_commit(hub_server, policy, e
     assert sorted(made.changed) == sorted(["README.md", "config.json", "model.safetensors", *extra])
     assert made.files["replay.mp4"] == b"a film"
     card = made.files["README.md"].decode()
-    assert f'"{REPO}@v1"' in card and "| z read from rollouts, R^2 | 0.5 |" in card and "](skill_map.png)" in card
+    assert f'"{REPO}@v1"' in card and "| coverage | 50 % |" in card and "](skill_map.png)" in card
 
 
 def test_the_commit_comes_first_then_the_tag_then_everything_is_fetched_at_that_commit(hub_server, policy):
@@ -98,7 +103,7 @@ def test_the_commit_comes_first_then_the_tag_then_everything_is_fetched_at_that_
 
 def test_pushing_the_same_again_commits_nothing_and_tags_nothing_twice(hub_server, policy, extra):
     first = policy.push_to_hub(REPO, extra=extra, tag="v1", **WRITE)
-    again = push_policy(policy, REPO, extra=extra, tag="v1", **WRITE)
+    again = push_policy(policy, REPO, check=loads, extra=extra, tag="v1", **WRITE)
     assert (again.commit.oid, again.changed) == (first.oid, ())
     assert len(hub_server.history(REPO)) == 2
     assert len(posts(hub_server, "/commit/")) == len(posts(hub_server, "/tag/")) == 1
@@ -106,10 +111,10 @@ def test_pushing_the_same_again_commits_nothing_and_tags_nothing_twice(hub_serve
 
 def test_only_what_changed_is_in_the_next_commit_and_the_card_of_ours_is_renewed(hub_server, policy, extra):
     policy.push_to_hub(REPO, extra=extra, **WRITE)
-    extra["results.json"].write_bytes(b'{"probe": 0.75}')
-    done = push_policy(policy, REPO, extra=extra, **WRITE)
+    extra["results.json"].write_bytes(b'{"coverage": 0.75}')
+    done = push_policy(policy, REPO, check=loads, extra=extra, **WRITE)
     assert sorted(done.changed) == ["README.md", "results.json"] and not done.kept_card
-    assert "| 0.75 |" in hub_server.files(REPO)["README.md"].decode()
+    assert "| 75 % |" in hub_server.files(REPO)["README.md"].decode()
 
 
 def test_a_card_that_was_edited_by_hand_stays_unless_another_is_given(hub_server, policy, tmp_path):
@@ -118,7 +123,7 @@ def test_a_card_that_was_edited_by_hand_stays_unless_another_is_given(hub_server
     edited = ours.replace(b"## Limits", b"## Limits\n\nIt limps.")
     assert is_untouched(ours.decode()) and not is_untouched(edited.decode())
     hub_server.commit(REPO, {"README.md": edited})
-    done = push_policy(random_policy(seed=4), REPO, **WRITE)
+    done = push_policy(random_policy(seed=4), REPO, check=loads, **WRITE)
     assert done.kept_card and done.changed == ("model.safetensors",)
     assert hub_server.files(REPO)["README.md"] == edited
     (tmp_path / "card.md").write_text("---\nlicense: mit\n---\nfrom a file")
@@ -192,7 +197,8 @@ def test_a_private_repository_of_somebody_else_is_refused(hub_server, policy):
         ({"create_pr": True, "tag": "v1"}, "a pull request has no tag until it is merged"),
         ({"extra": {"config.json": __file__}}, "extra: config.json is written by the push itself"),
         ({"extra": {"README.md": __file__}}, "extra: README.md is written by the push itself; see card="),
-        ({"extra": {"results.json": "absent.json"}}, "extra: results.json should come from absent.json, which is no"),
+        ({"extra": {"results.json": "absent.json"}}, "results.json was not pushed: . has no absent.json"),
+        ({"extra": {"map.png": __file__}}, "map.png is no picture"),
         ({"extra": {"../x": __file__}}, "'../x' is no path inside a repository"),
         ({"extra": {"/x": __file__}}, "'/x' is no path inside a repository"),
     ],
@@ -208,7 +214,64 @@ def test_files_without_a_policy_are_refused(hub_server):
     with pytest.raises(
         SkillPolicyHubError, match=r"expected config\.json and model\.safetensors among the files; missing: mod"
     ):
-        push_files({"config.json": b"{}"}, REPO, **WRITE)
+        push_files({"config.json": b"{}"}, REPO, needed=POLICY_FILES, **WRITE)
+
+
+@pytest.mark.parametrize("target", ["inside.json", "../outside.json", "absent.json"])
+def test_a_link_is_never_pushed_wherever_it_leads(hub_server, policy, tmp_path, target):
+    """Whoever packed the folder could name a file of the computer that pushes it."""
+    (tmp_path / "run").mkdir()
+    for file in ("run/inside.json", "outside.json"):
+        (tmp_path / file).write_text('{"coverage": 0.5}')
+    (tmp_path / "run" / "results.json").symlink_to(target)
+    with pytest.raises(SkillPolicyHubError, match=r"results\.json.*is a link"):
+        policy.push_to_hub(REPO, extra={"results.json": tmp_path / "run" / "results.json"}, **WRITE)
+    assert hub_server.requests == []
+
+
+def test_what_is_no_plain_file_is_never_opened(tmp_path):
+    os.mkfifo(tmp_path / "replay.mp4")
+    for name in ("replay.mp4", "."):
+        with pytest.raises(SkillPolicyHubError, match="expected a file"):
+            read_to_push("replay.mp4", tmp_path / name)
+
+
+@pytest.mark.parametrize("path", ["skill_map.png", "plots/CURVE.PNG"])
+def test_a_picture_that_is_none_is_refused_before_any_request(hub_server, path):
+    with pytest.raises(SkillPolicyHubError, match=path):
+        push_files({path: b"-----BEGIN PRIVATE KEY-----"}, REPO, needed=(), **WRITE)
+    assert hub_server.requests == []
+
+
+@pytest.mark.parametrize(
+    ("content", "place"),
+    [
+        (b"[1]", "the file"),
+        (b'{"coverage": "good"}', "coverage"),
+        (b'{"coverage": true}', "coverage"),
+        (b'{"coverage": NaN}', "NaN"),
+        (b'{"coverage": 1%s}' % (b"0" * 400), "coverage"),
+        (b'{"baselines": {"vae": {"falls": {"iqm": []}}}}', r"baselines\.vae\.falls\.iqm"),
+    ],
+)
+def test_a_push_with_odd_results_names_the_place_and_sends_nothing(hub_server, policy, extra, content, place):
+    extra["results.json"].write_bytes(content)
+    with pytest.raises(CardError, match=rf"^results\.json .*{place}.*") as caught:
+        policy.push_to_hub(REPO, extra=extra, **WRITE)
+    assert "\n" not in str(caught.value) and len(str(caught.value)) < 300
+    assert hub_server.requests == []
+
+
+def test_what_came_back_is_handed_to_the_check_whose_refusal_fails_the_push(hub_server):
+    seen = []
+
+    def refuse(folder):
+        seen.append((folder / "notes.txt").read_bytes())
+        raise SkillPolicyHubError("it does not load")
+
+    with pytest.raises(SkillPolicyHubError, match=r"was pushed as commit [0-9a-f]{40}.*it does not load"):
+        push_files({"notes.txt": b"ours"}, REPO, needed=(), check=refuse, **WRITE)
+    assert seen == [b"ours"]
 
 
 def test_a_tag_that_names_another_policy_is_refused_before_anything_is_committed(hub_server, policy):
@@ -228,7 +291,7 @@ def test_a_commit_of_somebody_else_in_the_meantime_is_no_reason_to_overwrite_it(
     ):
         policy.push_to_hub(REPO, **WRITE)
     assert hub_server.files(REPO)["README.md"] == b"by hand" and "config.json" not in hub_server.files(REPO)
-    assert push_policy(policy, REPO, **WRITE).kept_card
+    assert push_policy(policy, REPO, check=loads, **WRITE).kept_card
 
 
 def test_a_card_that_the_hub_refuses_stops_the_push_with_the_hubs_reason(hub_server, policy):
@@ -316,14 +379,16 @@ repo_id = "nobody/body"
 sha256 = "0000"
 dataset = "bodies/plane-v0"
 env_id = "Ant-v5"
-licence = "MIT"
+license = "mit"
+description = "It walks."
 
 [other]
 repo_id = "nobody/other"  # stays
 sha256 = "1111"
 dataset = "x/y-v0"
 env_id = "Ant-v5"
-licence = "MIT"
+license = "mit"
+description = "It walks."
 """
 
 
@@ -334,7 +399,7 @@ def publish(tmp_path, monkeypatch, policy):
     monkeypatch.setattr(module, "HUB", root)
     monkeypatch.setattr(hub, "_BUNDLED", (root,))
     random_policy(seed=3, dataset_id="bodies/plane-v0").save_pretrained(root / "body")
-    for name, content in {"results.json": b'{"probe": 0.5}', "skill_map.png": b"map", "replay.mp4": b"film"}.items():
+    for name, content in {"results.json": b'{"probe": 0.5}', "skill_map.png": PNG, "replay.mp4": b"film"}.items():
         (root / "body" / name).write_bytes(content)
     (root / "models.toml").write_text(MODELS)
     return module

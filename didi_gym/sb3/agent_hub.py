@@ -18,10 +18,11 @@ import gymnasium as gym
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.vec_env import VecEnv
 
-from didi_gym.files import SafeFileError, in_short, read_plain
+from didi_gym.files import in_short, read_plain
 from didi_gym.hub import SkillPolicyHubError, fetch, list_pretrained
 from didi_gym.matching import policy_reference
 from didi_gym.policy import SkillPolicy
+from didi_gym.publishing import CARD_FILE, marked, push_files, read_to_push
 from didi_gym.sb3.agents import (
     Agent,
     describe_agent,
@@ -36,7 +37,7 @@ from didi_gym.version import __version__
 if TYPE_CHECKING:
     from huggingface_hub import CommitInfo
 
-AGENT_FILE, SPEC_FILE, CARD_FILE = "agent.zip", "env_spec.json", "README.md"
+AGENT_FILE, SPEC_FILE = "agent.zip", "env_spec.json"
 _MAX_AGENT = 1 << 30
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
@@ -69,8 +70,6 @@ def push_agent_to_hub(
         SkillPolicyHubError: a skill policy that others cannot load, or nothing could be pushed; it says what to do.
         ValueError: the agent has no environment, or one that runs no skills.
     """
-    from didi_gym.publishing import push_files
-
     record = describe_agent(agent)
     env = agent.get_env()
     assert env is not None, "describe_agent has refused it"
@@ -250,17 +249,12 @@ def _recorded_policy(record: dict[str, Any], where: str, **settings: Any) -> Ski
 def _read_extra(path: str, file: str | Path) -> bytes:
     if path in (AGENT_FILE, SPEC_FILE, CARD_FILE):
         raise SkillPolicyHubError(f"extra: {path} is written by the push itself")
-    try:
-        return read_plain(Path(file), _MAX_AGENT)
-    except SafeFileError as error:
-        raise SkillPolicyHubError(f"extra: {error}") from error
+    return read_to_push(path, file)
 
 
 def _make_card(agent: BaseAlgorithm, record: dict[str, Any], repo_id: str, extra: tuple[str, ...]) -> str:
     """Front matter and Markdown; it can be kept up to date until somebody edits it by hand."""
     from huggingface_hub import ModelCardData
-
-    from didi_gym.cards import marked
 
     policy, spec = record["policy"], record["env_spec"]
     reference = f"{policy['name_or_path']}@{policy['revision']}" if policy["revision"] else policy["name_or_path"]
