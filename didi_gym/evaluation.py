@@ -14,6 +14,7 @@ import torch
 from didi_gym.assignment import describe_windows, principal_axes
 from didi_gym.config import MIN_WINDOW
 from didi_gym.data import TrajectoryDataset
+from didi_gym.files import write_atomically
 from didi_gym.frames import localize
 from didi_gym.matching import check_actions
 from didi_gym.metrics import (
@@ -29,7 +30,6 @@ from didi_gym.metrics import (
 from didi_gym.policy import SkillPolicy
 from didi_gym.progress import progress as progress_bar
 from didi_gym.simulation import HeldSkills, Rollout, SkillSimulator, Start, hold_skills, make_data_env
-from didi_gym.tensors import write_atomically
 
 _PROBE_STARTS, _PROBE_SKILLS = 4, 4  # starts for the probe, as a multiple, and random skills from each
 _REFERENCE_WINDOWS = 20_000  # data windows among which nearest neighbours are sought

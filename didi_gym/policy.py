@@ -18,12 +18,12 @@ from didi_gym.config import PolicyConfig
 from didi_gym.decoding import to_dict
 from didi_gym.dynamics import DynamicsEnsemble
 from didi_gym.engines import TORCH, Engine, EngineName, HeadingFrame, check_arguments, make_engine
-from didi_gym.files import SafeFileError
+from didi_gym.files import SafeFileError, write_atomically
 from didi_gym.frames import turn
 from didi_gym.policy_folder import CONFIG_FILE, TRAINING_FILE, WEIGHTS_FILE, read_config
 from didi_gym.policy_network import PolicyNetwork
 from didi_gym.skills import SkillSpace
-from didi_gym.tensors import load_network, write_atomically, write_tensors
+from didi_gym.tensors import load_network, write_tensors
 
 if TYPE_CHECKING:
     from huggingface_hub import CommitInfo

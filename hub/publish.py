@@ -24,12 +24,12 @@ import tyro
 
 from didi_gym import hub
 from didi_gym.cards import CARD_FILE, RESULTS_FILE, check_card, make_card, read_results
+from didi_gym.files import write_atomically
 from didi_gym.policy import SkillPolicy
 from didi_gym.policy_folder import CONFIG_FILE
 from didi_gym.publishing import POLICY_FILES, SHOWN_FILES, push_files
 from didi_gym.recipes import Recipe
 from didi_gym.remote import split_id
-from didi_gym.tensors import write_atomically
 
 HUB = Path(__file__).resolve().parent
 
