@@ -2,24 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal
+import functools
+from dataclasses import field
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from didi_gym.files import in_short
+from pydantic import Field
+from pydantic.dataclasses import dataclass as checked
+from typing_extensions import dataclass_transform
+
+from didi_gym.decoding import STRICT, Config, in_words
 from didi_gym.layout import Layout
-from didi_gym.limits import (
-    MAX_ACTION,
-    MAX_DIFFUSION_STEPS,
-    MAX_DURATION,
-    MAX_HORIZON,
-    MAX_LEVELS,
-    MAX_MEMBERS,
-    MAX_SKILL,
-    MAX_WIDTH,
-    require_between,
-    require_positive,
-    require_size,
-)
 from didi_gym.skills import SkillSpace
 
 if TYPE_CHECKING:
@@ -29,128 +21,122 @@ FORMAT_VERSION = 1
 MODEL_TYPE = "didi"
 MIN_WINDOW = 12  # steps without which no rhythm is seen
 
+Count = Annotated[int, Field(ge=1)]
+Rate = Annotated[float, Field(gt=0)]
+Share = Annotated[float, Field(ge=0, le=1)]
+Weight = Annotated[float, Field(ge=0)]
+# What a file may ask for at most: far beyond what is of use, and what no computer is brought down by.
+Width = Annotated[int, Field(ge=1, le=8_192)]
+Depth = Annotated[int, Field(ge=1, le=256)]
+Levels = Annotated[tuple[Width, ...], Field(min_length=1, max_length=8)]
+Members = Annotated[int, Field(ge=1, le=256)]
+Noises = Annotated[int, Field(ge=2, le=100_000)]
+Steps = Annotated[int, Field(ge=1, le=10_000)]
 
-@dataclass(frozen=True)
+
+@dataclass_transform(frozen_default=True, field_specifiers=(field,))
+def settings(cls: type[Config]) -> type[Config]:
+    """A frozen dataclass that checks types and bounds of its fields when it is made."""
+    made: Any = checked(frozen=True, config=STRICT)(cls)
+    check = made.__init__
+
+    @functools.wraps(check)
+    def __init__(*args: Any, **kwargs: Any) -> None:
+        with in_words(cls):
+            check(*args, **kwargs)
+
+    made.__init__ = __init__
+    return made
+
+
+@settings
 class UNetConfig:
     """Sizes of a temporal U-Net, where that is the network; as in DIDI's released code."""
 
-    channels: int = 32
+    channels: Width = 32
     """Channels that the multipliers multiply, and size of the embedded condition."""
-    multipliers: tuple[int, ...] = (1, 4, 8)
+    multipliers: Levels = (1, 4, 8)
     """One for each level. Between levels the horizon is halved, so each further one more than doubles how far a step
     sees: three see 141 steps to either side."""
 
-    def __post_init__(self) -> None:
-        require_between(self, "channels", 1, MAX_WIDTH)
-        levels = self.multipliers
-        if not 1 <= len(levels) <= MAX_LEVELS or not 1 <= min(levels) <= max(levels) <= MAX_WIDTH:
-            raise ValueError(
-                f"multipliers must be 1 to {MAX_LEVELS} numbers in [1, {MAX_WIDTH}], got {in_short(str(levels))}"
-            )
 
-
-@dataclass(frozen=True)
+@settings
 class PriorConfig:
     """Settings of the diffusion prior over trajectories."""
 
-    steps: int = 10_000
+    steps: Count = 10_000
     """Gradient steps."""
-    batch_size: int = 128
-    learning_rate: float = 1e-3
+    batch_size: Count = 128
+    learning_rate: Rate = 1e-3
     """Peak of a cosine schedule that ends at zero."""
     network: Literal["mlp", "unet"] = "mlp"
     """The denoiser: `mlp`, over the whole trajectory at once; `unet`, the paper's, slower by far."""
-    width: int = 320
-    depth: int = 3
+    width: Width = 320
+    depth: Depth = 3
     """Residual blocks of the MLP."""
     unet: UNetConfig = field(default_factory=UNetConfig)
-    diffusion_steps: int = 100
+    diffusion_steps: Noises = 100
     """Noise levels T of the cosine schedule."""
-    ema_decay: float = 0.995
-
-    def __post_init__(self) -> None:
-        require_positive(self, "steps", "batch_size", "learning_rate", "width", "depth")
-        require_between(self, "ema_decay", 0, 1)
-        require_size(self)
-        if self.diffusion_steps < 2:
-            raise ValueError(f"diffusion_steps must be at least 2, got {self.diffusion_steps}")
-        require_between(self, "diffusion_steps", 2, MAX_DIFFUSION_STEPS)
+    ema_decay: Share = 0.995
 
 
-@dataclass(frozen=True)
+@settings
 class DynamicsConfig:
     """Settings of the ensemble of one-step models that makes trajectories consistent during training."""
 
-    steps: int = 6_000
-    batch_size: int = 128
-    learning_rate: float = 1e-3
-    width: int = 256
-    members: int = 3
+    steps: Count = 6_000
+    batch_size: Count = 128
+    learning_rate: Rate = 1e-3
+    width: Width = 256
+    members: Members = 3
     """Models in the ensemble; each trajectory is rolled out through one of them."""
-    unroll: int = 8
+    unroll: Count = 8
     """Environment steps a prediction is fed back into itself in the loss."""
 
-    def __post_init__(self) -> None:
-        require_positive(self, "steps", "batch_size", "learning_rate", "width", "members", "unroll")
-        require_size(self)
-        require_between(self, "members", 1, MAX_MEMBERS)
 
-
-@dataclass(frozen=True)
+@settings
 class AnchorConfig:
     """Settings for discrete skills: how behaviours are found in the data, and how the policy is anchored in them."""
 
-    window: int = 32
+    window: Annotated[int, Field(ge=MIN_WINDOW)] = 32
     """Environment steps by which a behaviour is recognised."""
-    stride: int = 8
+    stride: Count = 8
     """Steps from one window to the next."""
-    components: int = 32
+    components: Count = 32
     """Principal components of the windows' descriptions that are clustered."""
     rare: float = 0.33
     """A cluster with less than this share of an even split is no behaviour: its steps go with what follows them."""
-    scout_steps: int = 3_000
+    scout_steps: Count = 3_000
     """Gradient steps of the policy that refines the assignment."""
-    twins: float = 3.0
+    twins: Annotated[float, Field(ge=1)] = 3.0
     """Two skills that take turns are one behaviour where the policy of either errs at most so many times as much on the
     other's data as its own does (geometric mean); 1: none are merged."""
-    smoothing: int = 20
+    smoothing: Count = 20
     """Steps over which a policy's action error is averaged in refining."""
-    stay: float = 0.85
+    stay: Annotated[float, Field(ge=0.5, le=0.999)] = 0.85
     """Probability with which a behaviour goes on from one step to the next, as refining assumes."""
     steps: int = 14_000
     """Gradient steps of the anchored policy, whose number matters more than anything else here; 0: no anchor."""
-    batch_size: int = 512
-    learning_rate: float = 1e-3
+    batch_size: Count = 512
+    learning_rate: Rate = 1e-3
     weight: float = 20.0
     """Weight of the anchor in the joint objective."""
-    tuning_steps: int = 0
+    tuning_steps: Annotated[int, Field(ge=0)] = 0
     """Gradient steps of the joint objective, which only tunes an anchored policy (in place of `skills.steps`); none by
     default: they were measured to change little (docs/decisions.md)."""
-    tuning_rate: float = 1e-4
+    tuning_rate: Rate = 1e-4
     """Its learning rate."""
     residual_target: float = 1.0
     """In place of `skills.residual_target`: skills that act as the data does need the prior only where they no longer
     do."""
-    ema_decay: float = 0.995
-
-    def __post_init__(self) -> None:
-        names = ("stride", "components", "scout_steps", "smoothing", "batch_size", "learning_rate", "tuning_rate")
-        require_positive(self, *names)
-        require_between(self, "ema_decay", 0, 1)
-        require_between(self, "stay", 0.5, 0.999)
-        if self.twins < 1:
-            raise ValueError(f"twins must be at least 1, which merges none, got {self.twins}")
-        if self.tuning_steps < 0:
-            raise ValueError(f"tuning_steps must not be negative, got {self.tuning_steps}")
-        if self.window < MIN_WINDOW:
-            raise ValueError(f"window must be at least {MIN_WINDOW} environment steps, got {self.window}")
+    ema_decay: Share = 0.995
 
 
-@dataclass(frozen=True)
+@settings
 class SkillConfig:
     """Settings of the joint DIDI objective: contextual policy and discriminator under the diffusion prior."""
 
-    horizon: int | None = None
+    horizon: Annotated[int, Field(ge=2, le=10_000)] | None = None
     """Length H of a trajectory, in environment steps; default: for anchored skills half of `anchor.window`, else what
     `TrajectoryDataset.suggest_horizon` finds."""
     skill_space: SkillSpace = field(default_factory=lambda: SkillSpace("ball", 2))
@@ -163,58 +149,45 @@ class SkillConfig:
     consistency: Literal["dynamics", "joint"] = "dynamics"
     """`dynamics`: states follow from the actions through the learned dynamics; `joint`: the paper's form, the policy
     emits states beside actions."""
-    steps: int = 2_500
-    batch_size: int = 128
-    learning_rate: float = 1e-3
+    steps: Count = 2_500
+    batch_size: Count = 128
+    learning_rate: Rate = 1e-3
     network: Literal["mlp", "unet"] = "mlp"
     """The policy's: see `PriorConfig.network`."""
-    width: int = 256
-    depth: int = 3
+    width: Width = 256
+    depth: Depth = 3
     unet: UNetConfig = field(default_factory=UNetConfig)
-    plans: tuple[int, ...] = (8, 4, 2, 1)
+    plans: Annotated[tuple[Count, ...], Field(min_length=1)] = (8, 4, 2, 1)
     """Plans that make up one trajectory in training, drawn from these per batch: plans are trained as they are
     executed, each to its first part. 1 is the paper's single pass; `consistency="joint"` always has one."""
-    diversity_weight: float = 1.0
+    diversity_weight: Weight = 1.0
     """Weight of the mutual-information lower bound."""
-    residual_target: float = 0.6
+    residual_target: Weight = 0.6
     """Dual ascent holds the policy's denoising residual at this multiple of the data's own; 0 keeps the weight."""
     diversity_floor: float = 0.75
     """Share of z that the discriminator must explain (R^2, or mutual information over its ceiling) for dual ascent to
     raise the guidance weight: below it, a stronger prior would buy fidelity with collapsed skills."""
-    guidance_weight: float = 3.0
+    guidance_weight: Weight = 3.0
     """Weight of the diffusion regulariser, at the start where dual ascent tunes it."""
     guidance_weight_max: float = 100.0
-    dual_rate: float = 0.05
+    dual_rate: Weight = 0.05
     noise_range: tuple[float, float] = (0.1, 0.7)
     """Noise levels at which the prior judges, as fractions of T."""
-    feature_noise: float = 0.25
+    feature_noise: Weight = 0.25
     """Noise on the discriminator's input, in standard deviations of the data's features: what cannot be told apart at
     this resolution does not count as different."""
-    feature_times: int = 4
+    feature_times: Count = 4
     """Instants, evenly spaced over the horizon, at which the discriminator looks."""
-    discriminator_width: int = 128
-    ema_decay: float = 0.99
+    discriminator_width: Width = 128
+    ema_decay: Share = 0.99
 
     def __post_init__(self) -> None:
-        require_positive(self, "steps", "batch_size", "learning_rate", "width", "depth", "discriminator_width")
-        require_between(self, "ema_decay", 0, 1)
-        require_size(self)
-        require_between(self, "discriminator_width", 1, MAX_WIDTH)
-        if self.horizon is not None and self.horizon < 2:
-            raise ValueError(f"horizon must be at least 2 environment steps, got {self.horizon}")
-        if self.horizon is not None:
-            require_between(self, "horizon", 2, MAX_HORIZON)
         longest = (self.horizon or 8) - 1
-        if not 1 <= self.feature_times <= longest:
+        if self.feature_times > longest:
             raise ValueError(f"feature_times must be in 1..{longest}, got {self.feature_times}")
-        if not self.plans or min(self.plans) < 1:
-            raise ValueError(f"plans must name at least one positive number, got {self.plans}")
         low, high = self.noise_range
         if not 0 <= low < high <= 1:
             raise ValueError(f"noise_range must satisfy 0 <= low < high <= 1, got {self.noise_range}")
-        for name in ("diversity_weight", "residual_target", "guidance_weight", "feature_noise", "dual_rate"):
-            if getattr(self, name) < 0:
-                raise ValueError(f"{name} must not be negative, got {getattr(self, name)}")
 
     @property
     def is_anchored(self) -> bool:
@@ -234,20 +207,20 @@ class SkillConfig:
         return self.plan_length or (1 if self.is_anchored else horizon)
 
 
-@dataclass(frozen=True)
+@settings
 class PolicyConfig:
     """What `config.json` of a policy folder records."""
 
-    horizon: int
-    action_dim: int
+    horizon: Steps
+    action_dim: Annotated[int, Field(ge=1, le=4_096)]
     layout: Layout
     skill_space: SkillSpace
-    skill_duration: int
+    skill_duration: Annotated[int, Field(ge=1, le=1_000_000)]
     """Default environment steps per skill."""
-    replan_every: int
+    replan_every: Count
     """Default environment steps executed of each plan."""
-    width: int
-    depth: int
+    width: Width
+    depth: Depth
     plan_length: int | None = None
     """Actions emitted by one pass of the network: the whole horizon where None (the paper's form), 1 for a feedback
     policy a = pi(observation, z)."""
@@ -265,12 +238,6 @@ class PolicyConfig:
     didi_gym_version: str = ""
 
     def __post_init__(self) -> None:
-        require_positive(self, "replan_every")
-        require_between(self, "horizon", 1, MAX_HORIZON)
-        require_between(self, "action_dim", 1, MAX_ACTION)
-        require_between(self, "skill_duration", 1, MAX_DURATION)
-        require_size(self)
-        require_between(self.skill_space, "size", 1, MAX_SKILL)
         if not 1 <= self.actions_per_plan <= self.horizon:
             raise ValueError(f"plan_length must be in 1..{self.horizon}, the horizon, got {self.plan_length}")
         if self.replan_every > self.actions_per_plan:

@@ -11,7 +11,7 @@ import tyro
 import yaml
 from huggingface_hub import ModelCard
 
-from didi_gym import cli
+from didi_gym import cli, train_command
 from didi_gym.cards import (
     check_card,
     is_untouched,
@@ -266,7 +266,7 @@ def test_a_recipe_becomes_the_commands_that_make_the_policy(recipe):
 @pytest.mark.parametrize("file", [*RECIPES, None], ids=lambda file: file.stem if file else "of this test")
 def test_the_command_line_understands_the_commands_of_a_recipe(file, recipe):
     recipe = Recipe.read(file) if file else recipe
-    train = tyro.cli(cli.Train, args=recipe.train_arguments("out")[1:])
+    train = tyro.cli(train_command.Train, args=recipe.train_arguments("out")[1:])
     assert train.dataset == recipe.data.dataset and train.download == recipe.data.dataset.startswith("hf://")
     assert tyro.cli(cli.Evaluate, args=recipe.evaluate_arguments("out")[1:]).policy == "out"
 
@@ -274,10 +274,10 @@ def test_the_command_line_understands_the_commands_of_a_recipe(file, recipe):
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        (("description", "descripton"), "unknown key(s) descripton"),
-        (('effort = "a minute"', "effort = 1"), "effort: expected str, got 1"),
+        (("description", "descripton"), "descripton: "),
+        (('effort = "a minute"', "effort = 1"), "effort: "),
         (('limits = ["It cannot swim."]', 'limits = ["It]'), "is no recipe"),
-        (("dataset = ", "data = "), "data: unknown key(s) data"),
+        (("dataset = ", "data = "), "data.data: "),
     ],
 )
 def test_a_recipe_that_is_none_is_refused_with_its_fault(tmp_path, change, words):

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from minari.data_collector import EpisodeBuffer
 
-from didi_gym import cli, hub_commands, training
+from didi_gym import cli, hub_commands, train_command, training
 from didi_gym.checkpoints import TrainingState
 from didi_gym.config import DynamicsConfig, PolicyConfig, PriorConfig, SkillConfig
 from didi_gym.data import TrajectoryDataset
@@ -302,7 +302,7 @@ def test_the_console_script_works_in_a_process_of_its_own(datasets, tmp_path):
 
 
 def test_settings_of_the_command_line_are_those_of_training():
-    assert set(training.TrainConfig.__dataclass_fields__) <= set(cli.Train.__dataclass_fields__)
+    assert set(training.TrainConfig.__dataclass_fields__) <= set(train_command.Train.__dataclass_fields__)
 
 
 def test_training_says_how_many_skills_were_found(datasets, tmp_path, capfd):
@@ -319,7 +319,7 @@ def test_training_suggests_the_kind_of_skills_that_the_data_looks_like(kind, sai
     from tests.examples import gait_dataset
 
     skills = SkillConfig(skill_space=SkillSpace(kind, 5 if kind == "discrete" else 2))
-    cli._suggest_skills(gait_dataset()[0], skills)
+    train_command._suggest_skills(gait_dataset()[0], skills)
     shown = capsys.readouterr().err
     assert re.search(said, shown) if said else shown == ""
 
