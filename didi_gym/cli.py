@@ -6,7 +6,7 @@ import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -16,13 +16,11 @@ import tyro
 from didi_gym.collect.commands import DATA
 from didi_gym.data import DatasetError
 from didi_gym.hub_commands import HUB, List, list_policies
-from didi_gym.training.config import TrainConfig
 from didi_gym.version import __version__
 
 if TYPE_CHECKING:
     import numpy as np
 
-    from didi_gym.data import TrajectoryDataset
     from didi_gym.policy import SkillPolicy
 
 _USAGE = """didi-gym: pretrained skills for reinforcement learning
@@ -38,30 +36,6 @@ _USAGE = """didi-gym: pretrained skills for reinforcement learning
   didi-gym data upload DATASET hf://OWNER         publish a data set; train --dataset hf://... --download fetches it
 
 Add --help to any of them; didi-gym --version says which version this is."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Train(TrainConfig):
-    """Learn a skill policy from a Minari data set, without rewards.
-
-    Continuous skills need a diffusion prior, a dynamics model, then the skills themselves; discrete skills are found in
-    the data and imitated. The same command continues a run that was stopped, to the same result.
-    """
-
-    dataset: str
-    """Minari data set id, e.g. didi/ant-directions-v0."""
-    output: Path
-    """Folder for the policy (config.json, model.safetensors), training.safetensors and checkpoints."""
-    device: str = "auto"
-    """cpu, cuda, or auto: a GPU where there is one."""
-    keys: tuple[str, ...] = ()
-    """Keys of a Dict observation to join; default: what the data set says, else `observation`, else all."""
-    indices: tuple[int, ...] = ()
-    """Which numbers of the observation to keep as the state; default: all."""
-    download: bool = False
-    """Let Minari fetch the data set if it is not on this disk."""
-    reuse: Path | None = None
-    """A finished run on the same data and horizon, whose prior and dynamics model to take instead of training them."""
 
 
 @dataclass(frozen=True)
@@ -89,51 +63,6 @@ class Evaluate:
     seed: int = 0
     video: bool = True
     """Write replay.mp4."""
-
-
-def train(args: Train) -> None:
-    from didi_gym.data import TrajectoryDataset
-    from didi_gym.policy import pick_device
-    from didi_gym.training import hold_out, write_run
-    from didi_gym.training import train as run
-
-    dataset = TrajectoryDataset.from_minari(
-        args.dataset, keys=args.keys or None, indices=args.indices or None, download=args.download
-    )
-    config = TrainConfig(**{field.name: getattr(args, field.name) for field in fields(TrainConfig)})
-    training, held_out, config = hold_out(dataset, config)
-    write_run(args.output, config, args.dataset, keys=args.keys, indices=args.indices)
-    _suggest_skills(training, config)
-    short = int((dataset.lengths < config.horizon).sum())
-    print(
-        f"{args.dataset}: horizon {config.horizon}, {len(training.lengths)} episodes for training, "
-        + ("the same one for evaluation" if short == len(dataset.lengths) - 1 else f"{len(held_out.lengths)} held out")
-        + (f", {short} left out as shorter than the horizon" if short else ""),
-        file=sys.stderr,
-    )
-    policy = run(dataset, config, args.output, reuse=args.reuse, device=pick_device(args.device))
-    if config.learns_behaviours:
-        found, clusters = policy.skill_space.size, config.skills.skill_space.size
-        print(f"{found} skills were found, starting from {clusters} clusters", file=sys.stderr)
-    print(f"Skill policy written to {args.output}. Next: didi-gym evaluate {args.output}")
-
-
-def _suggest_skills(dataset: TrajectoryDataset, config: TrainConfig) -> None:
-    """Say where the data looks like a case for the other kind of skills."""
-    from didi_gym.training.segmentation import separation
-
-    try:
-        separate = separation(dataset, config.behaviours)
-    except DatasetError:  # too short to tell
-        return
-    if (separate > 0.5) == config.skills.skill_space.is_discrete:
-        return
-    what, other = (
-        ("falls into clear groups", "--skills.skill-space.kind discrete --skills.skill-space.size 12")
-        if separate > 0.5
-        else ("varies continuously", "--skills.skill-space.kind ball --skills.skill-space.size 2")
-    )
-    print(f"this data {what} (simplified silhouette {separate:.2f}); consider {other}", file=sys.stderr)
 
 
 def evaluate(args: Evaluate) -> None:
@@ -240,6 +169,8 @@ def run(arguments: Sequence[str]) -> None:
     asks_help = rest[:1] in (["--help"], ["-h"])
     groups: dict[str, dict[str, tuple[type, Callable[[Any], None]]]] = {"data": DATA, "hub": HUB}
     if command == "train":
+        from didi_gym.train_command import Train, train  # with pydantic, for which the other commands need not wait
+
         train(tyro.cli(Train, args=rest, prog="didi-gym train"))
     elif command == "evaluate":
         evaluate(tyro.cli(Evaluate, args=rest, prog="didi-gym evaluate"))

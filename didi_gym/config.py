@@ -1,62 +1,76 @@
-"""What `config.json` of a policy folder records: a frozen dataclass that checks itself."""
+"""What `config.json` of a policy folder records, and how settings are declared: with bounds, checked when made."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import Any, Literal
+import functools
+from dataclasses import field
+from typing import Annotated, Any, Literal
 
-from didi_gym.files import in_short
+from pydantic import Field
+from pydantic.dataclasses import dataclass as checked
+from typing_extensions import dataclass_transform
+
+from didi_gym.decoding import STRICT, Config, in_words
 from didi_gym.layout import Layout
-from didi_gym.limits import (
-    MAX_ACTION,
-    MAX_DURATION,
-    MAX_HORIZON,
-    MAX_LEVELS,
-    MAX_SKILL,
-    MAX_WIDTH,
-    require_between,
-    require_positive,
-    require_size,
-)
 from didi_gym.skills import SkillSpace
 
 FORMAT_VERSION = 1
 MODEL_TYPE = "didi"
 
+Count = Annotated[int, Field(ge=1)]
+Rate = Annotated[float, Field(gt=0)]
+Share = Annotated[float, Field(ge=0, le=1)]
+Weight = Annotated[float, Field(ge=0)]
+# What a file may ask for at most: far beyond what is of use, and what no computer is brought down by.
+MAX_WIDTH = 8_192
+Width = Annotated[int, Field(ge=1, le=MAX_WIDTH)]
+Depth = Annotated[int, Field(ge=1, le=256)]
+Levels = Annotated[tuple[Width, ...], Field(min_length=1, max_length=8)]
+Members = Annotated[int, Field(ge=1, le=256)]
+Noises = Annotated[int, Field(ge=2, le=100_000)]
+Steps = Annotated[int, Field(ge=1, le=10_000)]
 
-@dataclass(frozen=True)
+
+@dataclass_transform(frozen_default=True, field_specifiers=(field,))
+def settings(cls: type[Config]) -> type[Config]:
+    """A frozen dataclass that checks types and bounds of its fields when it is made."""
+    made: Any = checked(frozen=True, config=STRICT)(cls)
+    check = made.__init__
+
+    @functools.wraps(check)
+    def __init__(*args: Any, **kwargs: Any) -> None:
+        with in_words(cls):
+            check(*args, **kwargs)
+
+    made.__init__ = __init__
+    return made
+
+
+@settings
 class UNetConfig:
     """Sizes of a temporal U-Net, where that is the network; as in DIDI's released code."""
 
-    channels: int = 32
+    channels: Width = 32
     """Channels that the multipliers multiply, and size of the embedded condition."""
-    multipliers: tuple[int, ...] = (1, 4, 8)
+    multipliers: Levels = (1, 4, 8)
     """One for each level. Between levels the horizon is halved, so each further one more than doubles how far a step
     sees: three see 141 steps to either side."""
 
-    def __post_init__(self) -> None:
-        require_between(self, "channels", 1, MAX_WIDTH)
-        levels = self.multipliers
-        if not 1 <= len(levels) <= MAX_LEVELS or not 1 <= min(levels) <= max(levels) <= MAX_WIDTH:
-            raise ValueError(
-                f"multipliers must be 1 to {MAX_LEVELS} numbers in [1, {MAX_WIDTH}], got {in_short(str(levels))}"
-            )
 
-
-@dataclass(frozen=True)
+@settings
 class PolicyConfig:
     """What `config.json` of a policy folder records."""
 
-    horizon: int
-    action_dim: int
+    horizon: Steps
+    action_dim: Annotated[int, Field(ge=1, le=4_096)]
     layout: Layout
     skill_space: SkillSpace
-    skill_duration: int
+    skill_duration: Annotated[int, Field(ge=1, le=1_000_000)]
     """Default environment steps per skill."""
-    replan_every: int
+    replan_every: Count
     """Default environment steps executed of each plan."""
-    width: int
-    depth: int
+    width: Width
+    depth: Depth
     plan_length: int | None = None
     """Actions emitted by one pass of the network: the whole horizon where None (the paper's form), 1 for a feedback
     policy a = pi(observation, z)."""
@@ -74,12 +88,6 @@ class PolicyConfig:
     didi_gym_version: str = ""
 
     def __post_init__(self) -> None:
-        require_positive(self, "replan_every")
-        require_between(self, "horizon", 1, MAX_HORIZON)
-        require_between(self, "action_dim", 1, MAX_ACTION)
-        require_between(self, "skill_duration", 1, MAX_DURATION)
-        require_size(self)
-        require_between(self.skill_space, "size", 1, MAX_SKILL)
         if not 1 <= self.actions_per_plan <= self.horizon:
             raise ValueError(f"plan_length must be in 1..{self.horizon}, the horizon, got {self.plan_length}")
         if self.replan_every > self.actions_per_plan:

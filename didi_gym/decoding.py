@@ -1,18 +1,18 @@
-"""Dataclasses as plain JSON types and back, strictly."""
+"""Dataclasses as plain JSON types and back, strictly: pydantic checks, and its errors become one sentence."""
 
 from __future__ import annotations
 
-import dataclasses
-import functools
-import types
-from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from typing import Any, TypeVar
+
+from didi_gym.files import in_short
 
 Config = TypeVar("Config")
-
-
-def to_dict(config: Any) -> dict[str, Any]:
-    """A dataclass as plain JSON types."""
-    return dataclasses.asdict(config)
+STRICT: Any = {"strict": True, "extra": "forbid", "allow_inf_nan": False}
+to_dict = asdict
 
 
 def from_dict(cls: type[Config], data: Any) -> Config:
@@ -21,71 +21,28 @@ def from_dict(cls: type[Config], data: Any) -> Config:
     Raises:
         ValueError: an unknown or missing key or a value of another type, with its path, e.g. `layout.heading`.
     """
-    return _decode(cls, data, "")
+    from pydantic import TypeAdapter
+
+    if not hasattr(cls, "__pydantic_config__"):
+        cls.__pydantic_config__ = STRICT  # type: ignore[attr-defined]  # dataclasses inside take it from this one
+    with in_words(cls):
+        return TypeAdapter(cls).validate_json(json.dumps(data))  # of JSON, strict takes lists for tuples
 
 
-def _decode(kind: Any, data: Any, path: str) -> Any:
-    origin, args = get_origin(kind), get_args(kind)
-    where = path or "config"
-    if isinstance(kind, type) and dataclasses.is_dataclass(kind):
-        return _decode_dataclass(kind, data, path)
-    if kind is Any:
-        return data
-    if origin in (Union, types.UnionType):
-        if data is None and type(None) in args:
-            return None
-        return _decode(next(arg for arg in args if arg is not type(None)), data, path)
-    if origin is Literal:
-        if data not in args:
-            raise ValueError(f"{where}: expected one of {', '.join(map(repr, args))}, got {data!r}")
-        return data
-    if origin is tuple:
-        if not isinstance(data, (list, tuple)):
-            raise ValueError(f"{where}: expected a list, got {data!r}")
-        if args[-1] is not Ellipsis and len(data) != len(args):
-            raise ValueError(f"{where}: expected {len(args)} items, got {len(data)}")
-        kinds = [args[0]] * len(data) if args[-1] is Ellipsis else args
-        return tuple(
-            _decode(item_kind, item, f"{where}[{i}]")
-            for i, (item_kind, item) in enumerate(zip(kinds, data, strict=True))
-        )
-    if origin is dict:
-        if not isinstance(data, dict):
-            raise ValueError(f"{where}: expected a mapping, got {data!r}")
-        return dict(data)
-    if kind is float and isinstance(data, int) and not isinstance(data, bool):
-        try:
-            return float(data)
-        except OverflowError as error:
-            raise ValueError(f"{where}: {error}") from error
-    if not isinstance(data, kind) or (kind is not bool and isinstance(data, bool)):
-        raise ValueError(f"{where}: expected {kind.__name__}, got {data!r}")
-    return data
+@contextmanager
+def in_words(cls: type) -> Iterator[None]:
+    """Turn errors into a ValueError of one sentence: where it is, what is expected, what came."""
+    from pydantic import ValidationError
 
-
-@functools.cache
-def _hints_of(cls: type) -> dict[str, Any]:
-    return get_type_hints(cls)
-
-
-def _decode_dataclass(cls: type[Config], data: Any, path: str) -> Config:
-    where = path or cls.__name__
-    if not isinstance(data, dict):
-        raise ValueError(f"{where}: expected a mapping, got {data!r}")
-    hints = _hints_of(cls)  # type: ignore[arg-type]  # classes are hashable
-    fields = {f.name: f for f in dataclasses.fields(cls) if f.init}  # type: ignore[arg-type]
-    unknown = sorted(set(data) - set(fields))
-    if unknown:
-        raise ValueError(f"{where}: unknown key(s) {', '.join(unknown)}; known: {', '.join(fields)}")
-    required = {
-        name
-        for name, f in fields.items()
-        if f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING
-    }
-    if missing := sorted(required - set(data)):
-        raise ValueError(f"{where}: missing key(s) {', '.join(missing)}")
-    prefix = f"{path}." if path else ""
     try:
-        return cls(**{name: _decode(hints[name], value, prefix + name) for name, value in data.items()})
-    except ValueError as error:
-        raise error if str(error).startswith(where) else ValueError(f"{where}: {error}") from error
+        yield
+    except ValidationError as error:
+        # a key that is unknown before one that is missing: it may be that one, misspelt
+        first = min(error.errors(include_url=False), key=lambda one: one["type"] != "unexpected_keyword_argument")
+        path = "".join(f"[{key}]" if isinstance(key, int) else f".{key}" for key in first["loc"]).lstrip(".")
+        words = str(first["ctx"]["error"] if first["type"] == "value_error" else first["msg"])  # ours, or pydantic's
+        got = "" if first["type"] in ("missing", "value_error") else f", got {first['input']!r}"
+        where = "" if path and words.startswith(path) else f"{path or cls.__name__}: "
+        raise ValueError(in_short(f"{where}{words}{got}")) from None
+    except TypeError as error:  # what JSON cannot hold, e.g. a date in TOML
+        raise ValueError(f"{cls.__name__}: {error}") from error

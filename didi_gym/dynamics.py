@@ -8,10 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from didi_gym.config import PolicyConfig
+from didi_gym.config import MAX_WIDTH, PolicyConfig
 from didi_gym.files import SafeFileError, in_short
 from didi_gym.layout import Layout
-from didi_gym.limits import MAX_WIDTH
 from didi_gym.networks import EnsembleMLP
 from didi_gym.tensors import LONGEST_HEADER, load_info, load_network
 

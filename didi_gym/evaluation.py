@@ -12,6 +12,7 @@ import numpy as np
 import torch
 
 from didi_gym.data import TrajectoryDataset
+from didi_gym.files import write_atomically
 from didi_gym.frames import localize
 from didi_gym.matching import check_actions
 from didi_gym.metrics import (
@@ -27,7 +28,6 @@ from didi_gym.metrics import (
 from didi_gym.policy import SkillPolicy
 from didi_gym.progress import progress as progress_bar
 from didi_gym.simulation import HeldSkills, Rollout, SkillSimulator, Start, hold_skills, make_data_env
-from didi_gym.tensors import write_atomically
 from didi_gym.windows import MIN_WINDOW, describe_windows, principal_axes
 
 _PROBE_STARTS, _PROBE_SKILLS = 4, 4  # starts for the probe, as a multiple, and random skills from each

@@ -1,4 +1,7 @@
-"""Files that strangers wrote, read with care: plain files inside their folder, of bounded size, of strict JSON."""
+"""Files that strangers wrote, read with care: plain files inside their folder, of bounded size, of strict JSON.
+
+Our own are written atomically.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +9,7 @@ import json
 import os
 import re
 import stat
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -80,6 +84,21 @@ def read_into(buffer: Any, file: BinaryIO, path: Path) -> None:
         if not count:
             raise SafeFileError(f"{path} is damaged: it ends {len(view) - filled} bytes early; fetch or write it again")
         filled += count
+
+
+def write_atomically(path: Path, content: bytes) -> None:
+    """Write `content` so that `path` holds either the old or the new bytes, whatever happens."""
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(temporary, 0o644)
+        os.replace(temporary, path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
 
 
 def parse_json(content: bytes | str) -> Any:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from didi_gym.limits import MAX_OBSERVATION, MAX_STATE, require_between
+# What a file may ask for at most: far beyond what is of use, and what no computer is brought down by.
+MAX_STATE = 4_096
+MAX_OBSERVATION = 10_000_000
 
 
 @dataclass(frozen=True)
@@ -42,7 +44,8 @@ class ObservationSource:
         return len(self.indices) + len(self.angles)
 
     def __post_init__(self) -> None:
-        require_between(self, "size", 1, MAX_OBSERVATION)
+        if not 1 <= self.size <= MAX_OBSERVATION:
+            raise ValueError(f"observation source: size must be in 1..{MAX_OBSERVATION}, got {self.size}")
         if not self.indices or min(self.indices) < 0 or max(self.indices) >= self.size:
             raise ValueError(
                 f"observation source: indices {self.indices} must lie in 0..{self.size - 1} and not be empty"
@@ -72,33 +75,34 @@ class Layout:
     """The observation that holds the whole state: the data set's own. Evaluation needs it, acting does not."""
 
     def __post_init__(self) -> None:
-        require_between(self, "state_dim", 1, MAX_STATE)
+        if not 1 <= self.state_dim <= MAX_STATE:
+            raise ValueError(f"layout.state_dim must be in 1..{MAX_STATE}, got {self.state_dim}")
         named = {"policy_inputs": self.policy_inputs, "features": self.features, "relative": self.relative}
         if self.heading is not None:
             named["heading"] = (*self.heading.quaternion, *(i for pair in self.heading.vectors for i in pair))
         for name, indices in named.items():
             wrong = [i for i in indices if not 0 <= i < self.state_dim]
             if wrong or len(set(indices)) != len(indices):
-                raise ValueError(f"layout: {name} {indices} must be distinct indices in 0..{self.state_dim - 1}")
+                raise ValueError(f"layout.{name} {indices} must be distinct indices in 0..{self.state_dim - 1}")
         if not self.policy_inputs or not self.features:
             raise ValueError("layout: policy_inputs and features must each name at least one state index")
         if set(self.relative) & set(self.policy_inputs):
-            raise ValueError("layout: the policy cannot read indices that are relative to a trajectory's first state")
+            raise ValueError("layout.relative: the policy cannot read what is relative to a trajectory's first state")
         if self.heading is not None:
             readable = set(self.policy_inputs)
             if not set(self.heading.quaternion) <= readable:
-                raise ValueError("layout: the policy must read the heading's quaternion")
+                raise ValueError("layout.heading: the policy must read its quaternion")
             for pair in self.heading.vectors:
                 if len(readable & set(pair)) == 1 or len(set(self.relative) & set(pair)) == 1:
-                    raise ValueError(f"layout: heading vector {pair} must be read as a whole or not at all")
+                    raise ValueError(f"layout.heading: vector {pair} must be read as a whole or not at all")
         if set(self.policy_inputs) | set(self.relative) != set(range(self.state_dim)):
             raise ValueError("layout: every state index must be read by the policy or be relative")
         if self.state_source is not None and self.state_source.width != self.state_dim:
-            raise ValueError(f"layout: state_source must select {self.state_dim} numbers")
+            raise ValueError(f"layout.state_source must select {self.state_dim} numbers")
         for source in self.sources:
             if source.width != len(self.policy_inputs):
                 raise ValueError(
-                    f"layout: a source selects {source.width} numbers, the policy reads {len(self.policy_inputs)}"
+                    f"layout.sources: one selects {source.width} numbers, the policy reads {len(self.policy_inputs)}"
                 )
 
     @staticmethod

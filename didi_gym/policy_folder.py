@@ -9,9 +9,9 @@ from pathlib import Path
 from didi_gym import hub
 from didi_gym.config import FORMAT_VERSION, PolicyConfig
 from didi_gym.decoding import from_dict, to_dict
-from didi_gym.files import MEGABYTE, SafeFileError, in_short, parse_json, read_plain
+from didi_gym.files import MEGABYTE, SafeFileError, in_short, parse_json, read_plain, write_atomically
 from didi_gym.policy_network import PolicyNetwork
-from didi_gym.tensors import write_atomically, write_tensors
+from didi_gym.tensors import write_tensors
 
 CONFIG_FILE, WEIGHTS_FILE, TRAINING_FILE = "config.json", "model.safetensors", "training.safetensors"
 POLICY_FILES = (CONFIG_FILE, WEIGHTS_FILE)

@@ -11,6 +11,8 @@ from gymnasium import spaces
 if TYPE_CHECKING:
     import torch
 
+MAX_SKILL = 1_024  # far beyond what is of use, and what no computer is brought down by
+
 
 @dataclass(frozen=True)
 class SkillSpace:
@@ -31,9 +33,10 @@ class SkillSpace:
     def __post_init__(self) -> None:
         smallest = {"ball": 1, "box": 1, "sphere": 2, "discrete": 2}
         if self.kind not in smallest:
-            raise ValueError(f"skill space: kind must be one of {', '.join(smallest)}, got {self.kind!r}")
-        if self.size < smallest[self.kind]:
-            raise ValueError(f"skill space: a {self.kind} needs size >= {smallest[self.kind]}, got {self.size}")
+            raise ValueError(f"skill_space.kind must be one of {', '.join(smallest)}, got {self.kind!r}")
+        if not smallest[self.kind] <= self.size <= MAX_SKILL:
+            least = smallest[self.kind]
+            raise ValueError(f"skill_space.size of a {self.kind} must be in {least}..{MAX_SKILL}, got {self.size}")
 
     @property
     def skill_dim(self) -> int:

@@ -36,7 +36,7 @@ from methods import METHODS, Run
 
 from didi_gym import SkillPolicy, TrajectoryDataset, evaluate_skills
 from didi_gym.evaluation import SkillReport
-from didi_gym.tensors import write_atomically
+from didi_gym.files import write_atomically
 
 KEY = ("dataset", "method", "seed")
 COLUMNS = (*KEY, "training_seconds", *(field.name for field in fields(SkillReport)))

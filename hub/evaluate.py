@@ -25,11 +25,11 @@ import tyro
 from didi_gym import cli
 from didi_gym.card_text import SETTINGS
 from didi_gym.cards import RESULTS_FILE, read_results
+from didi_gym.files import write_atomically
 from didi_gym.metrics import interquartile_mean, stratified_bootstrap
 from didi_gym.policy import SkillPolicy
 from didi_gym.recipes import Recipe
 from didi_gym.remote import split_id
-from didi_gym.tensors import write_atomically
 
 HUB = Path(__file__).resolve().parent
 TABLE = HUB.parent / "experiments" / "results" / "skills.csv"

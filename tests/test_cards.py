@@ -13,7 +13,7 @@ import tyro
 import yaml
 from huggingface_hub import ModelCard
 
-from didi_gym import cli
+from didi_gym import cli, train_command
 from didi_gym.cards import CardError, check_card, make_card, read_results
 from didi_gym.evaluation import SkillReport
 from didi_gym.hub import known_models
@@ -53,7 +53,7 @@ dataset = "hf://acme/bodies/plane-v0"
 command = "didi-gym data plane"
 [train]
 seed = 1
-"skills.horizon" = 16
+"horizon" = 16
 "skills.skill-space.kind" = "discrete"
 keys = ["observation", "achieved_goal"]
 download = true
@@ -279,7 +279,7 @@ def test_a_card_says_what_its_program_loads_and_how_to_pin_it(source, words):
 def test_a_recipe_becomes_the_commands_that_make_the_policy(recipe):
     assert recipe.commands("body") == [
         "didi-gym data plane",
-        "didi-gym train --dataset hf://acme/bodies/plane-v0 --download --output runs/body --seed 1 --skills.horizon 16 "
+        "didi-gym train --dataset hf://acme/bodies/plane-v0 --download --output runs/body --seed 1 --horizon 16 "
         "--skills.skill-space.kind discrete --keys observation achieved_goal --download",
         "didi-gym evaluate runs/body --contact-geoms 'block|wall' --no-video",
     ]
@@ -293,7 +293,7 @@ def test_a_recipe_becomes_the_commands_that_make_the_policy(recipe):
 @pytest.mark.parametrize("file", [*RECIPES, None], ids=lambda file: file.stem if file else "of this test")
 def test_the_command_line_understands_the_commands_of_a_recipe(file, recipe):
     recipe = Recipe.read(file) if file else recipe
-    train = tyro.cli(cli.Train, args=recipe.train_arguments("out")[1:])
+    train = tyro.cli(train_command.Train, args=recipe.train_arguments("out")[1:])
     assert train.dataset == recipe.data.dataset and train.download == recipe.data.dataset.startswith("hf://")
     assert tyro.cli(cli.Evaluate, args=recipe.evaluate_arguments("out")[1:]).policy == "out"
 
@@ -301,10 +301,10 @@ def test_the_command_line_understands_the_commands_of_a_recipe(file, recipe):
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        (("description", "descripton"), "unknown key(s) descripton"),
-        (('effort = "a minute"', "effort = 1"), "effort: expected str, got 1"),
+        (("description", "descripton"), "descripton: "),
+        (('effort = "a minute"', "effort = 1"), "effort: "),
         (('limits = ["It cannot swim."]', 'limits = ["It]'), "is no recipe"),
-        (("dataset = ", "data = "), "data: unknown key(s) data"),
+        (("dataset = ", "data = "), "data.data: "),
     ],
 )
 def test_a_recipe_that_is_none_is_refused_with_its_fault(tmp_path, change, words):

@@ -16,7 +16,7 @@ import pytest
 from minari.data_collector import EpisodeBuffer
 
 import didi_gym
-from didi_gym import cli, hub_commands, training
+from didi_gym import cli, hub_commands, train_command
 from didi_gym.config import PolicyConfig
 from didi_gym.data import TrajectoryDataset
 from didi_gym.layout import Layout
@@ -332,10 +332,6 @@ def test_the_console_script_works_in_a_process_of_its_own(datasets, tmp_path):
     assert failed.returncode == 1 and failed.stderr.count("\n") == 1 and failed.stderr.startswith("didi-gym: ")
 
 
-def test_settings_of_the_command_line_are_those_of_training():
-    assert set(training.TrainConfig.__dataclass_fields__) <= set(cli.Train.__dataclass_fields__)
-
-
 def test_training_says_how_many_skills_were_found(datasets, tmp_path, capfd):
     kind = "--skills.skill-space.kind discrete --skills.skill-space.size 4"
     steps = "--behaviours.scout-steps 20 --behaviours.steps 20 --behaviours.batch-size 32"
@@ -349,7 +345,7 @@ def test_training_suggests_the_kind_of_skills_that_the_data_looks_like(kind, sai
     from tests.examples import gait_dataset
 
     skills = SkillConfig(skill_space=SkillSpace(kind, 5 if kind == "discrete" else 2))
-    cli._suggest_skills(gait_dataset()[0], TrainConfig(skills))
+    train_command._suggest_skills(gait_dataset()[0], TrainConfig(skills))
     shown = capsys.readouterr().err
     assert re.search(said, shown) if said else shown == ""
 

@@ -1,5 +1,6 @@
 """Files of strangers: what is opened, what is decoded, and what a message may quote of it."""
 
+import json
 import os
 import threading
 
@@ -8,7 +9,7 @@ import torch
 
 from didi_gym.files import SafeFileError, in_short, open_plain, parse_json, read_into, read_plain
 from didi_gym.policy import SkillPolicy
-from didi_gym.tensors import load_info, load_tensors, write_tensors
+from didi_gym.tensors import load_info, load_network, load_tensors, write_tensors
 from tests.examples import random_policy
 
 
@@ -137,3 +138,41 @@ def test_a_pickle_is_called_one(tmp_path):
     torch.save({"x": torch.ones(3)}, tmp_path / "model.safetensors")
     with pytest.raises(SafeFileError, match="it looks like a pickle, which is never read"):
         load_tensors(tmp_path / "model.safetensors")
+
+
+def _file(header, data=b""):
+    text = header if isinstance(header, bytes) else json.dumps(header).encode()
+    return len(text).to_bytes(8, "little") + text + data
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        _file({"x": {"dtype": "F4", "shape": [2], "data_offsets": [0, 1]}}, b"\0"),  # a type that torch has not
+        _file({"x": {"dtype": "F32", "shape": [0, 2**64 - 1], "data_offsets": [0, 0]}}),  # a shape that torch has not
+        _file(b'{"x":' + b"[" * 100_000),
+        _file({"__metadata__": {"info": {}}}),
+        _file(b"{}" + b" " * (16 << 20)),
+    ],
+    ids=["type", "shape", "depth", "metadata", "length"],
+)
+def test_what_the_parser_or_torch_cannot_take_is_called_damaged(tmp_path, content):
+    (tmp_path / "t").write_bytes(content)
+    with pytest.raises(SafeFileError, match=r"/t is damaged or no safetensors file \("):
+        load_tensors(tmp_path / "t")
+
+
+def test_a_file_larger_than_any_network_is_refused_unread(tmp_path):
+    (tmp_path / "t").write_bytes(_file({}))
+    os.truncate(tmp_path / "t", 1 << 40)  # a hole, which costs nothing
+    for load in (load_tensors, lambda path: load_network(lambda: torch.nn.Linear(1, 1), path)):
+        with pytest.raises(SafeFileError, match=r"/t has 1,099,511,627,776 bytes, expected at most"):
+            load(tmp_path / "t")
+
+
+def test_loaded_tensors_are_sorted_aligned_and_own_their_memory(tmp_path):
+    write_tensors(tmp_path / "t", {"b": torch.ones(5), "c": torch.ones(3, dtype=torch.float64), "a": torch.ones(7)})
+    loaded = load_tensors(tmp_path / "t")
+    assert list(loaded) == ["a", "b", "c"]
+    for tensor in loaded.values():
+        assert tensor.data_ptr() % 64 == 0 and tensor.untyped_storage().nbytes() == tensor.nbytes

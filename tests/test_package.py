@@ -15,8 +15,8 @@ import didi_gym
 
 PACKAGE = Path(didi_gym.__file__).parent
 ROWS = [  # a module imports only from the rows above its own; a subpackage also from itself
-    ["version", "skills", "rewards", "files", "progress", "ids", "decoding", "limits"],
-    ["layout", "tensors", "hub_client"],
+    ["version", "skills", "rewards", "files", "progress", "ids"],
+    ["layout", "tensors", "hub_client", "decoding"],
     ["config"],
     ["frames", "networks", "unet", "hub", "checkpoints", "remote", "packing", "publishing"],
     ["normalization", "diffusion", "dynamics", "discriminator", "data", "engines"],
@@ -30,7 +30,7 @@ ROWS = [  # a module imports only from the rows above its own; a subpackage also
     ["training", "wrappers"],
     ["registration", "plots", "collect", "metrics", "drawing"],
     ["simulation", "video", "sb3"],
-    ["evaluation", "hub_commands"],
+    ["evaluation", "hub_commands", "train_command"],
     ["cli"],
     ["__main__"],
 ]

@@ -332,7 +332,7 @@ DAMAGES = {
         lambda f: _edit_config(f, format_version=99, novelty=1),
         "newer than this didi_gym reads .* upgrade",
     ),
-    "unknown key": (lambda f: _edit_config(f, novelty=1), "unknown key.*novelty"),
+    "unknown key": (lambda f: _edit_config(f, novelty=1), "novelty: .*got 1"),
     "no weights": (lambda f: (f / "model.safetensors").unlink(), "has no model.safetensors"),
     "only a pickle": (_pickle_only, "pytorch_model.bin is there, but pickles are never read"),
     "a pickle renamed": (

@@ -19,9 +19,8 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import VecEnv, VecEnvWrapper, VecMonitor
 
-from didi_gym.files import MEGABYTE, in_short, parse_json, read_plain
+from didi_gym.files import MEGABYTE, in_short, parse_json, read_plain, write_atomically
 from didi_gym.sb3.envs import make_vec_env
-from didi_gym.tensors import write_atomically
 from didi_gym.version import __version__
 from didi_gym.wrappers.sb3 import SkillActionVecEnvWrapper
 from didi_gym.wrappers.single import SkillActionWrapper
