@@ -260,9 +260,11 @@ def describe_spaces(policy: PolicyNetwork) -> list[tuple[str, str]]:
     )
     agent = f"`Discrete({space.size})`" if space.is_discrete else f"`Box(-1, 1, ({space.size},))`"
     observations = "; or ".join(dict.fromkeys(_source_text(source) for source in config.layout.sources))
+    if "of which" in observations:
+        observations += "; numbers are counted from 0"
     rows = [
         (
-            "observation of the environment, its numbers counted from 0",
+            "observation of the environment",
             observations or f"{len(config.layout.policy_inputs)} numbers",
         ),
         ("action of the environment", actions),

@@ -89,10 +89,10 @@ def info(args: Info) -> None:
 
     policy = SkillPolicy.from_pretrained(args.name, device="cpu")
     folder, commit = hub.resolve(policy.name_or_path or args.name, revision=policy.revision, local_files_only=True)
-    rows = [(label, text.replace("`", "")) for label, text in describe_spaces(policy)]
     sha256 = hub.weights_sha256(folder)
+    rows = [("what its skills do", model.description) for model in known_models().values() if model.sha256 == sha256]
+    rows += [(label, text.replace("`", "")) for label, text in describe_spaces(policy)]
     rows += [("weights sha256", sha256), ("folder", str(folder))]
-    rows += [("what its skills do", model.description) for model in known_models().values() if model.sha256 == sha256]
     if commit is not None:
         rows.append(("commit", commit))
     _print_table(("property", "value"), rows)
