@@ -113,7 +113,7 @@ _SPREAD = Headline(
     "spread_ratio",
     "executed / planned spread",
     "How far apart skills lead in the simulator, relative to what the policy planned.",
-    "close to 1, where plans come true",
+    "close to 1: plans are carried out as planned",
 )
 _FALLS = Headline(
     "falls",
@@ -260,8 +260,13 @@ def describe_spaces(policy: PolicyNetwork) -> list[tuple[str, str]]:
     )
     agent = f"`Discrete({space.size})`" if space.is_discrete else f"`Box(-1, 1, ({space.size},))`"
     observations = "; or ".join(dict.fromkeys(_source_text(source) for source in config.layout.sources))
+    if "of which" in observations:
+        observations += "; numbers are counted from 0"
     rows = [
-        ("observation of the environment", observations or f"{len(config.layout.policy_inputs)} numbers"),
+        (
+            "observation of the environment",
+            observations or f"{len(config.layout.policy_inputs)} numbers",
+        ),
         ("action of the environment", actions),
         ("skills", kind),
         ("action of the agent", agent),
@@ -278,8 +283,9 @@ def _source_text(source: ObservationSource) -> str:
     keys = " + ".join(f"`{key}`" for key in source.keys)
     where = f"{keys} of {source.size} numbers" if keys else f"{source.size} numbers"
     if source.indices != tuple(range(source.size)):
-        where += f", of which it reads {_ranges(source.indices)} (counted from 0)"
-    return where + (f", {len(source.angles)} of them angles" if source.angles else "")
+        where += f", of which it reads {_ranges(source.indices)}"
+    angles = f"{len(source.angles)} of them {'an angle' if len(source.angles) == 1 else 'angles'}"
+    return f"{where}, {angles}" if source.angles else where
 
 
 def _ranges(indices: tuple[int, ...]) -> str:

@@ -7,7 +7,6 @@ import sys
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from io import StringIO
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -90,10 +89,10 @@ def info(args: Info) -> None:
 
     policy = SkillPolicy.from_pretrained(args.name, device="cpu")
     folder, commit = hub.resolve(policy.name_or_path or args.name, revision=policy.revision, local_files_only=True)
-    rows = [(label, text.replace("`", "")) for label, text in describe_spaces(policy)]
     sha256 = hub.weights_sha256(folder)
+    rows = [("what its skills do", model.description) for model in known_models().values() if model.sha256 == sha256]
+    rows += [(label, text.replace("`", "")) for label, text in describe_spaces(policy)]
     rows += [("weights sha256", sha256), ("folder", str(folder))]
-    rows += [("what its skills do", model.description) for model in known_models().values() if model.sha256 == sha256]
     if commit is not None:
         rows.append(("commit", commit))
     _print_table(("property", "value"), rows)
@@ -111,23 +110,23 @@ def _print_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
     Cells may quote files of strangers, so they are text and no markup, and nothing in them is a line break or something
     that a terminal obeys.
     """
-    from rich import box
+    cells = [[_printable(cell) for cell in row] for row in (header, *rows)]
+    if not sys.stdout.isatty():
+        widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+        for row in cells:
+            print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+        return
+    from rich.box import SIMPLE_HEAD
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
-    table = Table(box=box.SIMPLE_HEAD if sys.stdout.isatty() else None, pad_edge=False, header_style="bold")
-    for title in header:
+    table = Table(box=SIMPLE_HEAD, pad_edge=False, header_style="bold")
+    for title in cells[0]:
         table.add_column(Text(title), overflow="fold")
-    for row in rows:
-        table.add_row(*(Text(_printable(cell)) for cell in row))
-    if sys.stdout.isatty():
-        Console().print(table)
-        return
-    plain = StringIO()
-    Console(file=plain, width=1 << 16, color_system=None, force_terminal=False).print(table)
-    for line in plain.getvalue().splitlines():
-        print(line.rstrip())
+    for row in cells[1:]:
+        table.add_row(*map(Text, row))
+    Console().print(table)
 
 
 def _printable(text: str) -> str:

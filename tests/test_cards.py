@@ -231,7 +231,7 @@ def test_map_and_replay_are_shown_where_they_are_there():
         ({"low": (-1.0,) * 2, "high": (1.0,) * 2, "discrete_actions": True}, ["`Discrete(2)`"]),
         (
             {"low": (-1.0,) * 2, "high": (1.0,) * 2},
-            ["2 numbers in [-1, 1]", "8 numbers, of which it reads 2-7 (counted from 0); or 6 numbers"],
+            ["2 numbers in [-1, 1]", "8 numbers, of which it reads 2-7; or 6 numbers"],
         ),
     ],
 )
