@@ -15,21 +15,18 @@
 from __future__ import annotations
 
 import copy
-import math
 import operator
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, Protocol, get_args
+from typing import Any, Literal, Protocol, get_args
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from didi_gym.layout import Layout
+from didi_gym.frames import MATH, NUMPY
 from didi_gym.networks import NumpyResidualMLP
-
-if TYPE_CHECKING:
-    from didi_gym.policy import SkillPolicy
+from didi_gym.policy_network import PolicyNetwork
 
 EngineName = Literal["auto", "numpy", "torch", "cuda-graph"]
 
@@ -57,7 +54,7 @@ class Engine(Protocol):
 
 
 def make_engine(
-    policy: SkillPolicy, name: EngineName, dtype: str | torch.dtype | None, batch_invariant: bool
+    policy: PolicyNetwork, name: EngineName, dtype: str | torch.dtype | None, batch_invariant: bool
 ) -> Engine:
     """What `SkillPolicy.engine` returns; see there."""
     if name not in get_args(EngineName):
@@ -83,7 +80,7 @@ def make_engine(
     return TorchEngine(policy, low_precision) if name == "torch" else CudaGraphEngine(policy, low_precision)
 
 
-def check_arguments(policy: SkillPolicy, inputs: Any, skills: Any) -> tuple[Any, Any]:
+def check_arguments(policy: PolicyNetwork, inputs: Any, skills: Any) -> tuple[Any, Any]:
     """Policy inputs and skills as float32 arrays, or as tensors on the policy's device.
 
     Raises:
@@ -104,7 +101,7 @@ def check_arguments(policy: SkillPolicy, inputs: Any, skills: Any) -> tuple[Any,
     raise ValueError(f"one skill per observation: got {len(inputs)} observations and {len(skills)} skills")
 
 
-def _check_tensor(policy: SkillPolicy, name: str, value: Any) -> None:
+def _check_tensor(policy: PolicyNetwork, name: str, value: Any) -> None:
     if not isinstance(value, Tensor):
         raise ValueError(
             f"observations and skills must both be arrays or both be tensors, got {name} of type "
@@ -117,11 +114,11 @@ def _check_tensor(policy: SkillPolicy, name: str, value: Any) -> None:
 class NumpyEngine:
     """Plans in float32 numpy with folded weights; one row has a path of its own. Threads may share it."""
 
-    def __init__(self, policy: SkillPolicy) -> None:
+    def __init__(self, policy: PolicyNetwork) -> None:
         config = policy.config
         inputs, self._skill_dim = list(config.layout.policy_inputs), config.skill_space.skill_dim
         skills = np.zeros(self._skill_dim, np.float32)
-        self._frame = HeadingFrame.of(policy)
+        self._frame = policy.frame
         # The centre is subtracted, not folded into a bias: far from zero that difference would lose digits.
         self._center = np.concatenate([policy.normalizer.center.cpu().numpy()[inputs], skills])
         scale = np.concatenate([policy.normalizer.scale.cpu().numpy()[inputs], skills + 1])
@@ -137,7 +134,7 @@ class NumpyEngine:
             return self.rows(inputs, skills, steps)
         joined = np.concatenate((inputs, skills), axis=1)
         if self._frame is not None:
-            self._frame.enter(joined.T, _NUMPY)
+            self._frame.enter(joined.T, NUMPY)
         return self._actions(joined, steps).reshape(len(inputs), steps, self._action_dim)
 
     def rows(self, inputs: np.ndarray, skills: np.ndarray, steps: int) -> np.ndarray:
@@ -152,7 +149,7 @@ class NumpyEngine:
             joined = np.concatenate((inputs, skill))
         else:
             numbers = inputs.tolist() + skill.tolist()
-            self._frame.enter(numbers, _MATH)  # on a few numbers, Python's floats are ten times as fast as arrays
+            self._frame.enter(numbers, MATH)  # on a few numbers, Python's floats are ten times as fast as arrays
             joined = np.array(numbers, np.float32)
         return self._actions(joined, steps).reshape(steps, self._action_dim)
 
@@ -180,7 +177,7 @@ class NumpyEngine:
 class TorchEngine:
     """Plans in eager torch on the policy's device, with `dtype` for the network's arithmetic."""
 
-    def __init__(self, policy: SkillPolicy, dtype: torch.dtype | None = None) -> None:
+    def __init__(self, policy: PolicyNetwork, dtype: torch.dtype | None = None) -> None:
         self._policy = _rounded(policy, dtype)
 
     def __call__(self, inputs: np.ndarray, skills: np.ndarray, steps: int) -> np.ndarray:
@@ -199,7 +196,7 @@ class TorchEngine:
 class CpuEngine:
     """Numpy up to the batch size to which it was measured to be faster, then torch."""
 
-    def __init__(self, policy: SkillPolicy) -> None:
+    def __init__(self, policy: PolicyNetwork) -> None:
         self._numpy, self._torch = NumpyEngine(policy), TorchEngine(policy)
 
     def __call__(self, inputs: np.ndarray, skills: np.ndarray, steps: int) -> np.ndarray:
@@ -212,7 +209,7 @@ class RowEngine:
     In numpy for MLPs, for U-Nets with a copy of the policy on the CPU.
     """
 
-    def __init__(self, policy: SkillPolicy) -> None:
+    def __init__(self, policy: PolicyNetwork) -> None:
         is_mlp = policy.config.network == "mlp"
         self._engine = NumpyEngine(policy) if is_mlp else TorchEngine(copy.deepcopy(policy).cpu())
 
@@ -241,7 +238,7 @@ class CudaGraphEngine:
 
     _device_type = "cuda"
 
-    def __init__(self, policy: SkillPolicy, dtype: torch.dtype | None = None) -> None:
+    def __init__(self, policy: PolicyNetwork, dtype: torch.dtype | None = None) -> None:
         if policy.device.type != self._device_type:
             raise ValueError(
                 f"the 'cuda-graph' engine needs the policy on a CUDA device, got {policy.device}; "
@@ -317,56 +314,6 @@ class WeightWatch:
         return list(versions), list(places), list(map(_VERSION, self._buffers))
 
 
-class HeadingFrame:
-    """Turns what a policy reads, and its skill, to yaw zero: `frames.localize` and `turn_skill` for single states.
-
-    It works on numbers and on columns alike, so that one row costs no array operations, and a GPU no wait.
-    """
-
-    def __init__(self, layout: Layout, turns_skill: bool) -> None:
-        assert layout.heading is not None
-        place = {index: position for position, index in enumerate(layout.policy_inputs)}
-        self._quaternion = [place[i] for i in layout.heading.quaternion]
-        self._pairs = [(place[i], place[j]) for i, j in layout.heading.vectors if i in place]
-        if turns_skill:
-            self._pairs.append((len(place), len(place) + 1))
-
-    @classmethod
-    def of(cls, policy: SkillPolicy) -> HeadingFrame | None:
-        """The frame in which `policy` plans, or None where its layout has no heading."""
-        layout = policy.config.layout
-        return None if layout.heading is None else cls(layout, not policy.skill_space.is_discrete)
-
-    def enter(self, columns: Any, functions: tuple[Callable, Callable, Callable]) -> Any:
-        """Turn in place.
-
-        Args:
-            columns: The policy's inputs, then the skill: numbers in a list, or columns `(inputs + skill_dim, n)`.
-            functions: The arctan2, cos and sin for them.
-
-        Returns:
-            The yaw taken out, in radians.
-        """
-        arctan2, cos, sin = functions
-        iw, ix, iy, iz = self._quaternion
-        w, x, y, z = columns[iw], columns[ix], columns[iy], columns[iz]
-        yaw = arctan2(2 * (w * z + x * y), 1 - 2 * (y * y + z * z))
-        c, s = cos(yaw), sin(yaw)
-        for i, j in self._pairs:
-            a, b = columns[i], columns[j]
-            columns[i], columns[j] = c * a + s * b, c * b - s * a
-        c, s = cos(yaw / 2), sin(yaw / 2)  # Hamilton product of (cos, 0, 0, -sin) of half the yaw and the quaternion
-        w, x, y, z = c * w + s * z, c * x + s * y, c * y - s * x, c * z - s * w
-        sign = 1.0 - 2.0 * (w < 0)
-        columns[iw], columns[ix], columns[iy], columns[iz] = sign * w, sign * x, sign * y, sign * z
-        return yaw
-
-
-_MATH = math.atan2, math.cos, math.sin
-_NUMPY = np.arctan2, np.cos, np.sin
-TORCH = torch.arctan2, torch.cos, torch.sin
-
-
 class _Rounded(nn.Module):
     """A network that computes in `dtype` between float32 inputs and outputs."""
 
@@ -378,7 +325,7 @@ class _Rounded(nn.Module):
         return self.net(x.to(self.dtype), condition.to(self.dtype)).float()
 
 
-def _rounded(policy: SkillPolicy, dtype: torch.dtype | None) -> SkillPolicy:
+def _rounded(policy: PolicyNetwork, dtype: torch.dtype | None) -> PolicyNetwork:
     """The policy itself, or a copy whose network computes in `dtype`."""
     if dtype is None:
         return policy

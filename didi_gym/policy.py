@@ -17,10 +17,8 @@ from didi_gym import hub
 from didi_gym.config import PolicyConfig
 from didi_gym.dynamics import DynamicsEnsemble
 from didi_gym.engines import (
-    TORCH,
     Engine,
     EngineName,
-    HeadingFrame,
     TorchEngine,
     WeightWatch,
     check_arguments,
@@ -63,8 +61,6 @@ class SkillPolicy(PolicyNetwork):
         super().__init__(config)
         self.name_or_path: str | None = None
         self.revision: str | None = None  # the commit of the weights, where they came from the Hub
-        self._read = len(config.layout.policy_inputs)
-        self._frame = HeadingFrame.of(self)
         self._dynamics: list[DynamicsEnsemble] = []  # in a list: no part of the policy's weights
         self._engine: tuple[Engine, WeightWatch] | None = None  # a snapshot, and whether it still holds
 
@@ -73,10 +69,6 @@ class SkillPolicy(PolicyNetwork):
     def commit_hash(self) -> str | None:
         """The commit on the Hub that the weights came from, 40 hex digits; None where they did not."""
         return self.revision
-
-    @property
-    def device(self) -> torch.device:
-        return self.low.device
 
     @property
     def dynamics(self) -> DynamicsEnsemble | None:
@@ -160,23 +152,10 @@ class SkillPolicy(PolicyNetwork):
         """
         return make_engine(self, name, dtype, batch_invariant)
 
-    def emit(self, joined: Tensor, steps: int) -> Tensor:
-        """What engines of torch run: from environment units to environment units, without waiting for the device.
-
-        Args:
-            joined: Policy inputs and skills side by side, `(n, len(policy_inputs) + skill_dim)`, on this device.
-
-        Returns:
-            The first actions, `(n, steps, action_dim)`.
-        """
-        inputs, skills, _ = self._localize(joined)
-        inputs = (inputs - self.normalizer.center[self.input_indices]) / self.normalizer.scale[self.input_indices]
-        return self._to_environment(self(inputs, skills)[0][:, :steps])
-
     @torch.no_grad()
     def _imagine(self, joined: Tensor) -> tuple[Tensor, Tensor]:
         """Actions and states of whole trajectories, environment units, from policy inputs and skills side by side."""
-        inputs, skills, yaw = self._localize(joined)
+        inputs, skills, yaw = self.localize(joined)
         first = inputs.new_zeros(len(inputs), self.config.layout.state_dim)
         first[:, self.input_indices] = inputs  # what the policy does not read is relative, hence zero at the start
         states, actions = self.trajectory(self.normalizer.normalize(first), skills, self.dynamics)
@@ -184,19 +163,7 @@ class SkillPolicy(PolicyNetwork):
         if yaw is not None:
             assert self.config.layout.heading is not None
             states = turn(states, yaw[:, None], self.config.layout.heading)
-        return self._to_environment(actions), states
-
-    def _localize(self, joined: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
-        """Policy inputs and skills in the inputs' own frame, still in environment units, and the yaw of that frame."""
-        yaw = None
-        if self._frame is not None:
-            joined = joined.clone()
-            yaw = self._frame.enter(joined.T, TORCH)
-        return joined[:, : self._read], joined[:, self._read :], yaw
-
-    def _to_environment(self, actions: Tensor) -> Tensor:
-        scaled = self.low + (actions + 1) / 2 * (self.high - self.low)
-        return torch.minimum(torch.maximum(scaled, self.low), self.high)  # rounding must not leave the bounds
+        return self.to_environment(actions), states
 
     def _apply(self, fn: Any, recurse: bool = True) -> SkillPolicy:
         self._engine = None

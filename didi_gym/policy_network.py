@@ -8,18 +8,20 @@ from torch import Tensor, nn
 
 from didi_gym.config import PolicyConfig
 from didi_gym.dynamics import DynamicsEnsemble
-from didi_gym.frames import localize, turn_skill
+from didi_gym.frames import HeadingFrame, localize, turn_skill
 from didi_gym.networks import ResidualMLP, one_hot_choice
 from didi_gym.normalization import Normalizer
 from didi_gym.skills import SkillSpace
 from didi_gym.tensors import MAX_NUMBERS
 from didi_gym.unet import TemporalUNet
 
+_TORCH = torch.arctan2, torch.cos, torch.sin
+
 
 class PolicyNetwork(nn.Module):
-    """What training sees of a `SkillPolicy`: the weights, and the statistics and bounds of the data they learn from.
+    """What learns: the weights of a `SkillPolicy`, with the statistics and bounds of the data they learn from.
 
-    It speaks normalised units in the trajectory's own frame; what speaks environment units is in `SkillPolicy`.
+    `forward` and `trajectory` speak normalised units in the trajectory's own frame; `emit` speaks environment units.
     """
 
     low: Tensor
@@ -33,6 +35,9 @@ class PolicyNetwork(nn.Module):
         # a tensor, since indexing with a list copies it to the device and waits
         self.register_buffer("input_indices", torch.tensor(layout.policy_inputs, device="cpu"), persistent=False)
         self._joint = config.consistency == "joint"
+        self._read = len(layout.policy_inputs)
+        turns_skill = not config.skill_space.is_discrete
+        self.frame = None if layout.heading is None else HeadingFrame(layout, turns_skill)
         skill_dim = config.skill_space.skill_dim
         read, state_dim = len(layout.policy_inputs) + skill_dim, layout.state_dim if self._joint else 0
         self.net: nn.Module
@@ -51,6 +56,10 @@ class PolicyNetwork(nn.Module):
     @property
     def skill_space(self) -> SkillSpace:
         return self.config.skill_space
+
+    @property
+    def device(self) -> torch.device:
+        return self.low.device
 
     @property
     def action_low(self) -> np.ndarray:
@@ -126,3 +135,29 @@ class PolicyNetwork(nn.Module):
         local, yaw = localize(self.normalizer.denormalize(states)[:, None], self.config.layout)
         turned = skills if self.config.skill_space.is_discrete else turn_skill(skills, -yaw)
         return self.normalizer.normalize(local[:, 0]), turned
+
+    def emit(self, joined: Tensor, steps: int) -> Tensor:
+        """What engines of torch run: from environment units to environment units, without waiting for the device.
+
+        Args:
+            joined: Policy inputs and skills side by side, `(n, len(policy_inputs) + skill_dim)`, on this device.
+
+        Returns:
+            The first actions, `(n, steps, action_dim)`.
+        """
+        inputs, skills, _ = self.localize(joined)
+        inputs = (inputs - self.normalizer.center[self.input_indices]) / self.normalizer.scale[self.input_indices]
+        return self.to_environment(self(inputs, skills)[0][:, :steps])
+
+    def localize(self, joined: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Policy inputs and skills in the inputs' own frame, still in environment units, and the yaw of that frame."""
+        yaw = None
+        if self.frame is not None:
+            joined = joined.clone()
+            yaw = self.frame.enter(joined.T, _TORCH)
+        return joined[:, : self._read], joined[:, self._read :], yaw
+
+    def to_environment(self, actions: Tensor) -> Tensor:
+        """Actions in [-1, 1] in environment units, inside the bounds."""
+        scaled = self.low + (actions + 1) / 2 * (self.high - self.low)
+        return torch.minimum(torch.maximum(scaled, self.low), self.high)  # rounding must not leave the bounds

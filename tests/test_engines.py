@@ -6,8 +6,8 @@ import torch
 
 from didi_gym import engines
 from didi_gym.config import UNetConfig
-from didi_gym.engines import CpuEngine, CudaGraphEngine, HeadingFrame, NumpyEngine, Recording, RowEngine, TorchEngine
-from didi_gym.frames import inputs_to_state, localize, turn_skill
+from didi_gym.engines import CpuEngine, CudaGraphEngine, NumpyEngine, Recording, RowEngine, TorchEngine
+from didi_gym.frames import HeadingFrame, inputs_to_state, localize, turn_skill
 from didi_gym.layout import Heading, Layout
 from didi_gym.skills import SkillSpace
 from tests.examples import BODY, body_states, random_policy
