@@ -110,7 +110,7 @@ def evaluate(args: Evaluate) -> None:
         print("No skill_map.png: it needs two features, the layout has one", file=sys.stderr)
     if args.video:
         with _where_possible("replay.mp4"):
-            _film(policy, make_rendered_env(env_id, opengl=False, **env_kwargs), output / "replay.mp4", args.held_steps)
+            _film(policy, make_rendered_env(env_id, **env_kwargs), output / "replay.mp4", args.held_steps)
     print(f"Written to {output}")
 
 
