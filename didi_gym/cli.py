@@ -177,7 +177,11 @@ def run(arguments: Sequence[str]) -> None:
     elif command in groups and rest and rest[0] in groups[command]:
         settings, function = groups[command][rest[0]]
         function(tyro.cli(settings, args=rest[1:], prog=f"didi-gym {command} {rest[0]}"))
-    elif command in ("--help", "-h") or (command in ("list", *groups) and asks_help):
+    elif command in groups and asks_help:
+        for name, (settings, _) in groups[command].items():
+            print(f"didi-gym {command} {name:18} {str(settings.__doc__).splitlines()[0]}")
+        print("\nAdd --help to any of them.")
+    elif command in ("--help", "-h") or (command == "list" and asks_help):
         print(_USAGE)
     else:
         raise SystemExit(f"didi-gym: no command {' '.join(arguments[:2])!r}\n\n{_USAGE}")

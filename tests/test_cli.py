@@ -194,7 +194,7 @@ def test_list_names_the_policies_that_come_with_the_installation(monkeypatch, ca
     ("command", "words"),
     [
         ("", ["data", "train --dataset ID --output DIR", "evaluate POLICY", "list"]),
-        ("data", ["ant-directions|pointmaze-medium"]),
+        ("data", ["ant-directions     Make `didi/ant-directions-v0`", "from-agents        Make a data set", "upload "]),
         ("list", ["skill policies that come with this installation"]),
         ("train", ["--dataset", "--output", "--skills.horizon", "--prior.steps", "--dynamics.members", "--download"]),
         ("evaluate", ["POLICY", "--env", "--starts", "--held-steps", "--contact-geoms", "--no-video"]),
