@@ -112,7 +112,7 @@ def evaluate(args: Evaluate) -> None:
         print("No skill_map.png: it needs two features, the layout has one", file=sys.stderr)
     if args.video:
         with _where_possible("replay.mp4"):
-            _film(policy, make_rendered_env(env_id, opengl=False, **env_kwargs), output / "replay.mp4", args.held_steps)
+            _film(policy, make_rendered_env(env_id, **env_kwargs), output / "replay.mp4", args.held_steps)
     print(f"Written to {output}")
 
 
@@ -181,7 +181,11 @@ def run(arguments: Sequence[str]) -> None:
         function(tyro.cli(settings, args=rest[1:], prog=f"didi-gym {command} {rest[0]}"))
     elif command == "--version" and not rest:
         print(f"didi-gym {__version__}")
-    elif command in ("--help", "-h") or (command in ("list", *groups) and asks_help):
+    elif command in groups and asks_help:
+        for name, (settings, _) in groups[command].items():
+            print(f"didi-gym {command} {name:18} {str(settings.__doc__).splitlines()[0]}")
+        print("\nAdd --help to any of them.")
+    elif command in ("--help", "-h") or (command == "list" and asks_help):
         print(_USAGE)
     else:
         raise SystemExit(f"didi-gym: no command {' '.join(arguments[:2])!r}\n\n{_USAGE}")

@@ -17,6 +17,7 @@ from gymnasium.vector.utils import batch_space, create_empty_array, iterate
 
 from didi_gym.rewards import Reward, RewardRule
 
+_TIME_LIMIT_RESET = gym.wrappers.TimeLimit.reset.__code__
 TerminateFn = Callable[[Any, np.ndarray, int], bool]
 
 SKILL_KEYS = frozenset(
@@ -353,21 +354,18 @@ def _refuse_nested(env: gym.Env) -> None:
 def refuse_outer_time_limit(env: gym.Wrapper) -> None:
     """Raise ValueError where a TimeLimit around `env` is calling its `reset`.
 
-    A wrapper cannot see what is around it, but the callers of its `reset` can be seen: they are the wrappers around.
+    A wrapper cannot see what is around it, but a TimeLimit whose `reset` is running can be asked what it holds.
     """
-    layer, frame = env, sys._getframe(2)
+    frame = sys._getframe(2)
     while frame is not None:
-        if frame.f_code.co_varnames[:1] != ("self",):  # no method, and a look at its variables may keep them alive
-            return
-        outer = frame.f_locals.get("self")
-        if outer is not layer:
-            if not isinstance(outer, gym.Wrapper) or outer.env is not layer:
-                return
-            if isinstance(outer, gym.wrappers.TimeLimit):
+        if frame.f_code is _TIME_LIMIT_RESET:
+            layer = frame.f_locals["self"]
+            while isinstance(layer, gym.Wrapper) and layer is not env:
+                layer = vars(layer).get("env")  # absent where a wrapper's constructor calls `reset`
+            if layer is env:
                 raise ValueError(
                     "a TimeLimit around a skill-action environment counts skills, not low-level steps, and ends "
                     "episodes unseen by a Monitor inside; put it inside: SkillActionWrapper(TimeLimit(env, n), ...) or "
                     "didi_gym.make(env_id, policy, max_episode_steps=n)"
                 )
-            layer = outer
         frame = frame.f_back  # type: ignore[assignment]

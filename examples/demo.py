@@ -239,7 +239,7 @@ def film_agent(demo: Demo, episodes: int = 3) -> None:
             self.count += 1
             return result
 
-    film = Film(make_rendered_env(demo.env_id, opengl=False, continuing_task=False))
+    film = Film(make_rendered_env(demo.env_id, continuing_task=False))
     durations = {"skill_duration": demo.skill_duration, "replan_every": demo.replan_every}
     env = SkillActionWrapper(film, demo.policy, device="cpu", **durations)
     agent = SAC.load(demo.output / "skill_agent.zip", env=env, device="cpu")

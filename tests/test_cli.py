@@ -222,7 +222,7 @@ def test_a_broken_pipe_that_is_not_the_outputs_is_an_error(monkeypatch):
     ("command", "words"),
     [
         ("", ["data", "train --dataset ID --output DIR", "evaluate POLICY", "list"]),
-        ("data", ["ant-directions|pointmaze-medium"]),
+        ("data", ["ant-directions     Make `didi/ant-directions-v0`", "from-agents        Make a data set", "upload "]),
         ("list", ["skill policies that come with this installation"]),
         ("train", ["--dataset", "--output", "--horizon", "--prior.steps", "--dynamics.members", "--download"]),
         ("evaluate", ["POLICY", "--env", "--starts", "--held-steps", "--contact-geoms", "--no-video"]),

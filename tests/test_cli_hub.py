@@ -179,7 +179,11 @@ def test_what_cannot_be_done_is_one_sentence(hub_server, folder, monkeypatch, ar
 @pytest.mark.parametrize(
     ("command", "words"),
     [
-        ("hub", ["hub list", "hub info NAME", "hub pull OWNER/NAME [--pin]", "hub push FOLDER OWNER/NAME"]),
+        (
+            "hub",
+            ["hub list Skill policies that come", "hub info What a", "hub pull Fetch a", "hub push Publish a policy"],
+        ),
+        ("", ["hub list", "hub info NAME", "hub pull OWNER/NAME [--pin]", "hub push FOLDER OWNER/NAME"]),
         ("hub list", ["come with this installation"]),
         ("hub info", ["NAME", "owner/name[@revision]"]),
         ("hub pull", ["--pin", "hf auth login", "--force", "a branch, a tag or a commit"]),

@@ -1,4 +1,4 @@
-"""Drawn pictures (no OpenGL) and videos; what rendering itself shows is the environments' own matter."""
+"""Drawn pictures and videos; what rendering itself shows is the environments' own matter."""
 
 import os
 import subprocess
@@ -9,21 +9,15 @@ import numpy as np
 import pytest
 from gymnasium import spaces
 
-from didi_gym import video
-from didi_gym.video import Camera, make_rendered_env, opengl_backend, write_video
+from didi_gym.video import Camera, make_rendered_env, write_video
 
 pytest.importorskip("PIL", reason="drawing needs didi-gym[viz]")
 pytest.importorskip("mujoco", reason="the scenes are MuJoCo's")
 
 
 @pytest.fixture
-def no_opengl(monkeypatch):
-    monkeypatch.setattr(video, "opengl_backend", lambda: None)
-
-
-@pytest.fixture
-def make_env(no_opengl):
-    """Makes environments that cannot render, started from one seed, and closes them."""
+def make_env():
+    """Makes environments for a camera, started from one seed, and closes them."""
     made = []
 
     def make(env_id):
@@ -70,7 +64,6 @@ def test_an_ant_is_drawn_and_moves(make_env):
     for _ in range(10):
         env.step(env.action_space.high)
     after = camera.frame()
-    assert camera.is_drawing
     assert before.shape == (160, 160, 3) and before.dtype == np.uint8
     assert np.array_equal(before, again)
     assert 300 < len(body_pixels(before)) < 8000
@@ -142,25 +135,16 @@ def test_a_caption_is_written_into_the_lower_left_corner_only(make_env):
 def test_rendered_pictures_are_used_where_the_environment_renders():
     env = Coloured(render_mode="rgb_array")
     camera = Camera(gym.wrappers.TimeLimit(env, 10))
-    assert not camera.is_drawing
     env.step(None)
     assert (camera.frame() == 1).all()
     assert camera.frame(caption="x").shape == (40, 60, 3)
 
 
-def test_an_environment_that_fails_to_render_is_drawn_instead(monkeypatch):
-    monkeypatch.setattr(video, "opengl_backend", lambda: "default")
+def test_a_mujoco_scene_is_drawn_and_never_rendered(monkeypatch):
     env = gym.make("Ant-v5", render_mode="rgb_array")
     env.reset(seed=0)
-
-    def broken():
-        raise RuntimeError("no context")
-
-    monkeypatch.setattr(env.unwrapped, "render", broken)
-    camera = Camera(env, width=80, height=80)
-    assert not camera.is_drawing
-    assert camera.frame().shape == (80, 80, 3)
-    assert camera.is_drawing
+    monkeypatch.setattr(env.unwrapped, "render", lambda: pytest.fail("it was rendered"))
+    assert Camera(env, width=80, height=80).frame().shape == (80, 80, 3)
     env.close()
 
 
@@ -169,21 +153,27 @@ def test_an_environment_without_any_picture_is_refused_with_the_reason():
         Camera(Coloured())
 
 
-def test_environments_are_made_with_rendering_only_where_it_works(monkeypatch):
-    for backend, mode in ((None, None), ("default", "rgb_array")):
-        monkeypatch.setattr(video, "opengl_backend", lambda backend=backend: backend)
-        env = make_rendered_env("HalfCheetah-v5", max_episode_steps=7)
-        assert env.render_mode == mode
-        assert env.spec.max_episode_steps == 7
-        env.close()
-
-
-def test_mujoco_is_drawn_where_that_is_asked_for(monkeypatch):
-    monkeypatch.setattr(video, "opengl_backend", lambda: "default")
-    env = make_rendered_env("HalfCheetah-v5", opengl=False)
-    env.reset(seed=0)
-    assert env.render_mode is None and Camera(env).frame().std() > 0
+@pytest.mark.parametrize(("env_id", "mode"), [("HalfCheetah-v5", None), ("Coloured-v0", "rgb_array")])
+def test_environments_are_made_with_rendering_where_there_is_nothing_to_draw(monkeypatch, env_id, mode):
+    monkeypatch.setitem(gym.registry, "Coloured-v0", gym.envs.registration.EnvSpec("Coloured-v0", Coloured))
+    env = make_rendered_env(env_id, max_episode_steps=7)
+    assert env.render_mode == mode and env.spec.max_episode_steps == 7
     env.close()
+
+
+def test_an_environment_that_cannot_render_is_made_and_refused_by_the_camera():
+    class Blind(Coloured):
+        def __init__(self):
+            super().__init__()
+
+    with pytest.raises(RuntimeError, match="render_mode='rgb_array'"):
+        Camera(make_rendered_env(Blind))
+
+
+def test_an_environment_that_renders_something_else_is_refused(monkeypatch):
+    monkeypatch.setattr(Coloured, "render", lambda self: None)
+    with pytest.raises(RuntimeError, match="rendered no picture, but NoneType"):
+        Camera(Coloured(render_mode="rgb_array")).frame()
 
 
 def test_an_unknown_environment_stays_an_error():
@@ -191,42 +181,16 @@ def test_an_unknown_environment_stays_an_error():
         make_rendered_env("NoSuchEnvironment-v0")
 
 
-def output_of(script, **environment):
-    """(stdout, stderr) of a script in an interpreter of its own."""
-    process = subprocess.run(
-        [sys.executable, "-c", script],
-        env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)} | environment,
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=True,
-    )
-    return process.stdout, process.stderr
-
-
-def test_trying_opengl_is_silent_and_believes_the_users_choice():
-    script = "from didi_gym.video import opengl_backend as b; import os; print(b(), os.environ['MUJOCO_GL'])"
-    assert output_of(script, MUJOCO_GL="nonsense") == ("None nonsense\n", "")
-
-
-def test_a_program_that_never_closes_its_environment_ends_silently():
+def test_a_program_without_opengl_that_never_closes_its_environment_ends_silently():
     script = (
         "from didi_gym.video import Camera, make_rendered_env\n"
         "env = make_rendered_env('HalfCheetah-v5'); env.reset(seed=0)\n"
         "camera = Camera(env); print(camera.frame().shape[2])"
     )
-    assert output_of(script) == ("3\n", "")
-
-
-def test_what_opengl_renders_here_agrees_with_the_probe(monkeypatch):
-    monkeypatch.setattr(os, "environ", os.environ.copy())
-    opengl_backend.cache_clear()
-    env = make_rendered_env("HalfCheetah-v5")
-    env.reset(seed=0)
-    camera = Camera(env)
-    assert camera.is_drawing == (opengl_backend() is None)
-    assert camera.frame().std() > 1
-    env.close()
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path), "MUJOCO_GL": "disabled"}
+    command = [sys.executable, "-c", script]
+    process = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120, check=True)
+    assert (process.stdout, process.stderr) == ("3\n", "")
 
 
 def decoded(file):

@@ -314,6 +314,54 @@ def test_a_time_limit_around_is_refused_and_one_inside_is_not():
         gym.wrappers.TimeLimit(SkillExecutor(ToyEnv(), skill_duration=2), 5).reset(seed=0)
 
 
+class Plain(gym.Wrapper):
+    """Calls `reset` through a function whose frame is no method's."""
+
+    def reset(self, **kwargs):
+        return (lambda env: env.reset(**kwargs))(self.env)
+
+
+class Impatient(gym.Wrapper):
+    """Calls `reset` before it is a wrapper, as Gymnasium's AddRenderObservation does."""
+
+    def __init__(self, env):
+        env.reset()
+        super().__init__(env)
+
+
+class Composed(gym.Env):
+    """Not a wrapper: holds a skill-action environment as a part, whose episodes are not its own."""
+
+    observation_space, action_space = ToyEnv().observation_space, gym.spaces.Discrete(2)
+
+    def __init__(self, env):
+        self.env = env
+
+    def reset(self, *, seed=None, options=None):
+        return self.env.reset(seed=seed)
+
+
+@pytest.mark.parametrize("around", [Plain, Impatient, lambda env: Plain(gym.wrappers.OrderEnforcing(Impatient(env)))])
+def test_a_time_limit_is_found_whatever_calls_reset_in_between(around):
+    env = around(SkillActionWrapper(ToyEnv(), ScriptedPolicy()))
+    env.reset(seed=0)
+    with pytest.raises(ValueError, match="TimeLimit around"):
+        gym.wrappers.OrderEnforcing(gym.wrappers.TimeLimit(env, 5)).reset(seed=0)
+
+
+def test_gymnasiums_wrapper_that_resets_in_its_constructor_goes_around():
+    inside = SkillActionWrapper(ToyEnv(render_mode="rgb_array"), ScriptedPolicy())
+    env = gym.wrappers.AddRenderObservation(inside)
+    env.reset(seed=0)
+    env.close()
+
+
+def test_a_time_limit_of_another_environment_is_none_of_ours():
+    part = SkillActionWrapper(ToyEnv(), ScriptedPolicy())
+    gym.wrappers.TimeLimit(Composed(part), 5).reset(seed=0)
+    gym.wrappers.TimeLimit(Plain(Composed(Plain(part))), 5).reset(seed=0)
+
+
 def test_acting_before_reset_or_after_the_end_is_refused():
     env = SkillActionWrapper(ToyEnv(2), ScriptedPolicy())
     with pytest.raises(gym.error.ResetNeeded, match=r"call reset\(\) before the first skill"):
