@@ -7,7 +7,7 @@ import torch
 from didi_gym import engines
 from didi_gym.config import UNetConfig
 from didi_gym.engines import CpuEngine, CudaGraphEngine, NumpyEngine, Recording, RowEngine, TorchEngine
-from didi_gym.frames import HeadingFrame, inputs_to_state, localize, turn_skill
+from didi_gym.frames import MATH, NUMPY, HeadingFrame, inputs_to_state, localize, turn_skill
 from didi_gym.layout import Heading, Layout
 from didi_gym.skills import SkillSpace
 from tests.examples import BODY, body_states, random_policy
@@ -103,8 +103,8 @@ def test_the_heading_frame_is_what_frames_computes(layout, turns_skill):
 
     frame = HeadingFrame(layout, turns_skill)
     columns, numbers, tensor = joined.copy(), joined.tolist(), torch.from_numpy(joined.copy())
-    np.testing.assert_allclose(frame.enter(columns.T, engines._NUMPY), yaw, atol=1e-5)
-    np.testing.assert_allclose([frame.enter(row, engines._MATH) for row in numbers], yaw, atol=1e-4)
+    np.testing.assert_allclose(frame.enter(columns.T, NUMPY), yaw, atol=1e-5)
+    np.testing.assert_allclose([frame.enter(row, MATH) for row in numbers], yaw, atol=1e-4)
     np.testing.assert_allclose(frame.enter(tensor.T, engines.TORCH).numpy(), yaw, atol=1e-5)
     for found in (columns, np.array(numbers), tensor.numpy()):
         np.testing.assert_allclose(found[plain], expected[plain], atol=1e-4)
