@@ -29,7 +29,7 @@ def measure(form: str, n: int, wrapped: bool) -> dict[str, float]:
     from gymnasium.vector import AsyncVectorEnv, SyncVectorEnv
 
     import didi_gym
-    from didi_gym.registration import make_low_level
+    from didi_gym.wrappers.make import make_low_level
 
     start = {"context": "forkserver"} if form == "async" else {}
     if wrapped:

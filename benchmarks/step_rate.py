@@ -31,10 +31,10 @@ from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecEnv
 
 import didi_gym
 from didi_gym import Layout, SkillPolicy, SkillSpace
-from didi_gym.config import PolicyConfig
-from didi_gym.matching import InputSelector
-from didi_gym.registration import make_low_level
+from didi_gym.core.observations import InputSelector
+from didi_gym.models.config import PolicyConfig
 from didi_gym.sb3 import make_vec_env
+from didi_gym.wrappers.make import make_low_level
 
 FOREVER = 10**9
 ENVS: dict[str, tuple[str, str | None, dict[str, Any]]] = {

@@ -14,7 +14,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torch.utils.data import DataLoader, Dataset, default_collate
 
 from didi_gym import DiffusionPrior, PriorConfig, Run, TrajectoryDataset, train_prior
-from didi_gym.frames import localize
+from didi_gym.core.frames import localize
 from didi_gym.training import run as run_module
 from didi_gym.training.batches import Batches, fit_normalizer
 from didi_gym.training.checkpoints import TrainingState

@@ -33,7 +33,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from training_loops import WARM_UP, Clock, Curve, Terms, judge_on, train_ours, train_plainly
 
 from didi_gym import DiffusionPrior, PriorConfig, TrajectoryDataset
-from didi_gym.data import DatasetError
+from didi_gym.data.dataset import DatasetError
 from didi_gym.training.losses import prior_loss
 
 _HEADER = ("table", "loop", "setting", "steps", "seconds", "loss", "ms_per_step", "samples_per_s", "matrix_rate_share")

@@ -7,30 +7,39 @@
     env = SkillActionWrapper(gym.make("AntMaze_Open-v5"), "ant-directions")
     agent = SAC("MultiInputPolicy", env).learn(2_000)
 
-- one environment: `SkillActionWrapper`, or `make` by id; many with one planner: `make_vec`; for Stable-Baselines3:
-  `help(didi_gym.sb3)`; ids for `gymnasium.make`: `didi_gym.ids.REGISTERED`
+- one environment: `SkillActionWrapper`, or `make` by id; many with one controller: `make_vec`; for Stable-Baselines3:
+  `help(didi_gym.sb3)`; ids for `gymnasium.make`: `didi_gym.wrappers.ids.REGISTERED`
 - skill policies: `SkillPolicy.from_pretrained`, `list_pretrained`
 - learning skills from a Minari data set: `didi-gym train --help`, or `TrajectoryDataset` and `train`, or its stages
   over a `Run`; measuring them in the simulator: `evaluate_skills`
+
+The rooms, each of which uses those below it; the docstring of each says what is in it:
+
+    cli                                        the command line
+    sb3, evaluation                            Stable-Baselines3; rollouts, metrics, pictures
+    wrappers, training                         environments whose actions are skills; how skills are learned
+    data, models                               Minari data sets; networks and the policy
+    hub                                        the Hugging Face Hub
+    core                                       skills, layouts, files
 """
 
 from __future__ import annotations
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from didi_gym import ids
+from didi_gym.core.lazy import lazy_names
 from didi_gym.version import __version__
+from didi_gym.wrappers import ids
 
 if TYPE_CHECKING:
-    from didi_gym.data import TrajectoryDataset
-    from didi_gym.diffusion import DiffusionPrior
-    from didi_gym.evaluation import evaluate_skills
-    from didi_gym.hub import SkillPolicyHubError, list_pretrained
-    from didi_gym.layout import Layout
-    from didi_gym.policy import SkillPolicy
-    from didi_gym.registration import make, make_vec
-    from didi_gym.skills import SkillSpace
+    from didi_gym.core.layout import Layout
+    from didi_gym.core.skill_space import SkillSpace
+    from didi_gym.data.dataset import TrajectoryDataset
+    from didi_gym.evaluation.report import SkillReport, evaluate_skills
+    from didi_gym.evaluation.rollouts import hold_skills
+    from didi_gym.hub.download import SkillPolicyHubError, list_pretrained
+    from didi_gym.models.policy import SkillPolicy
+    from didi_gym.models.prior import DiffusionPrior
     from didi_gym.training import (
         BehaviourConfig,
         DynamicsConfig,
@@ -44,33 +53,36 @@ if TYPE_CHECKING:
         train_prior,
         train_skills,
     )
+    from didi_gym.wrappers.make import make, make_vec
     from didi_gym.wrappers.single import SkillActionWrapper
     from didi_gym.wrappers.vector import SkillActionVectorWrapper
 
 _HOMES = {
-    "BehaviourConfig": "training",
-    "DiffusionPrior": "diffusion",
-    "DynamicsConfig": "training",
-    "Layout": "layout",
-    "PriorConfig": "training",
-    "Run": "training",
+    "BehaviourConfig": "training.config",
+    "DiffusionPrior": "models.prior",
+    "DynamicsConfig": "training.config",
+    "Layout": "core.layout",
+    "PriorConfig": "training.config",
+    "Run": "training.run",
     "SkillActionVectorWrapper": "wrappers.vector",
     "SkillActionWrapper": "wrappers.single",
-    "SkillConfig": "training",
-    "SkillPolicy": "policy",
-    "SkillPolicyHubError": "hub",
-    "SkillSpace": "skills",
-    "TrainConfig": "training",
-    "TrajectoryDataset": "data",
-    "evaluate_skills": "evaluation",
-    "list_pretrained": "hub",
-    "make": "registration",
-    "make_vec": "registration",
-    "train": "training",
-    "train_behaviours": "training",
-    "train_dynamics": "training",
-    "train_prior": "training",
-    "train_skills": "training",
+    "SkillConfig": "training.config",
+    "SkillPolicy": "models.policy",
+    "SkillPolicyHubError": "hub.client",
+    "SkillReport": "evaluation.report",
+    "SkillSpace": "core.skill_space",
+    "TrainConfig": "training.config",
+    "TrajectoryDataset": "data.dataset",
+    "evaluate_skills": "evaluation.report",
+    "hold_skills": "evaluation.rollouts",
+    "list_pretrained": "hub.download",
+    "make": "wrappers.make",
+    "make_vec": "wrappers.make",
+    "train": "training.pipeline",
+    "train_behaviours": "training.behaviours",
+    "train_dynamics": "training.stages",
+    "train_prior": "training.stages",
+    "train_skills": "training.stages",
 }
 __all__ = [
     "BehaviourConfig",
@@ -84,11 +96,13 @@ __all__ = [
     "SkillConfig",
     "SkillPolicy",
     "SkillPolicyHubError",
+    "SkillReport",
     "SkillSpace",
     "TrainConfig",
     "TrajectoryDataset",
     "__version__",
     "evaluate_skills",
+    "hold_skills",
     "list_pretrained",
     "make",
     "make_vec",
@@ -100,15 +114,7 @@ __all__ = [
 ]
 
 
-def __getattr__(name: str) -> Any:
-    """Import public names when first used: `import didi_gym` stays quick, and workers never load torch."""
-    if name not in _HOMES:
-        raise AttributeError(f"module 'didi_gym' has no attribute {name!r}")
-    return getattr(importlib.import_module(f"didi_gym.{_HOMES[name]}"), name)
-
-
-def __dir__() -> list[str]:
-    return sorted(__all__)
-
+# Public names are imported when first used: `import didi_gym` stays quick, and workers never load torch.
+__getattr__, __dir__ = lazy_names(__name__, _HOMES, "__version__")
 
 ids.register()

@@ -72,7 +72,7 @@ def train_agent(demo: Demo, over_skills: bool) -> tuple[Any, list[tuple[int, boo
     from stable_baselines3.common.callbacks import BaseCallback
     from stable_baselines3.common.vec_env import DummyVecEnv
 
-    from didi_gym.progress import progress
+    from didi_gym.core.progress import progress
     from didi_gym.sb3 import RelativeGoalExtractor, SkillHerReplayBuffer
 
     label = "SAC over skills" if over_skills else "flat SAC"
@@ -140,7 +140,7 @@ def train_agent(demo: Demo, over_skills: bool) -> tuple[Any, list[tuple[int, boo
 
 def evaluate(env: gym.Env, act: Callable[[Any], Any], episodes: int, seed: int, label: str) -> dict[str, Any]:
     """Success, with a 95 % Wilson interval, and low-level steps to the goal, in episodes of unseen seeds."""
-    from didi_gym.progress import progress
+    from didi_gym.core.progress import progress
 
     lengths, successes = [], []
     with progress(label, episodes) as report:
@@ -202,8 +202,8 @@ def run_random(demo: Demo) -> dict[str, Any]:
 def draw_pictures(demo: Demo, results: dict[str, dict[str, Any]]) -> None:
     """The map of the skills in the open, the learning curves, and a film of the trained agent."""
     from didi_gym import SkillPolicy
-    from didi_gym.plots import plot_learning_curves, plot_skill_map
-    from didi_gym.simulation import hold_skills
+    from didi_gym.evaluation.plots import plot_learning_curves, plot_skill_map
+    from didi_gym.evaluation.rollouts import hold_skills
 
     policy = SkillPolicy.from_pretrained(demo.policy, device="cpu")
     held = hold_skills(policy, skills=16, episodes=4, seed=demo.seed)
@@ -223,7 +223,7 @@ def film_agent(demo: Demo, episodes: int = 3) -> None:
     from stable_baselines3 import SAC
 
     from didi_gym import SkillActionWrapper
-    from didi_gym.video import Camera, make_rendered_env, write_video
+    from didi_gym.evaluation.video import Camera, make_rendered_env, write_video
 
     class Film(gym.Wrapper):
         """Takes a picture of every second low-level step."""

@@ -19,8 +19,8 @@ import torch
 import tyro
 
 from didi_gym import SkillConfig, TrajectoryDataset
-from didi_gym.collect import read_labels
-from didi_gym.skills import SkillSpace
+from didi_gym.core.skill_space import SkillSpace
+from didi_gym.data import read_labels
 from didi_gym.training import BehaviourConfig, Run, find_behaviours
 from didi_gym.training.segmentation import Segmentation, cluster_windows
 

@@ -35,8 +35,8 @@ import tyro
 from methods import METHODS, Run
 
 from didi_gym import SkillPolicy, TrajectoryDataset, evaluate_skills
-from didi_gym.evaluation import SkillReport
-from didi_gym.files import write_atomically
+from didi_gym.core.files import write_atomically
+from didi_gym.evaluation.report import SkillReport
 
 KEY = ("dataset", "method", "seed")
 COLUMNS = (*KEY, "training_seconds", *(field.name for field in fields(SkillReport)))

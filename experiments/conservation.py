@@ -21,8 +21,8 @@ import torch
 from gymnasium import spaces
 
 from didi_gym import Layout, SkillPolicy, SkillSpace, make_vec
-from didi_gym.config import PolicyConfig
-from didi_gym.progress import progress
+from didi_gym.core.progress import progress
+from didi_gym.models.config import PolicyConfig
 from didi_gym.sb3 import make_vec_env
 
 ENVS, DURATIONS, REPLAN_EVERY = 64, (1, 3, 8, 16), 4

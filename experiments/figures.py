@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from rows import Row, number, scores
 
-from didi_gym.metrics import interquartile_mean
+from didi_gym.evaluation.statistics import interquartile_mean
 
 OURS = "didi"
 

@@ -35,9 +35,9 @@ from torch.nn import functional as F
 
 from didi_gym import SkillPolicy, TrajectoryDataset
 from didi_gym.assignment import describe_windows
-from didi_gym.collect import read_labels
-from didi_gym.evaluation import fidelity
-from didi_gym.simulation import Rollout, SkillSimulator, Start, make_data_env
+from didi_gym.data import read_labels
+from didi_gym.evaluation.report import fidelity
+from didi_gym.evaluation.rollouts import Rollout, SkillSimulator, Start, make_data_env
 
 STEPS, SETTLED, WINDOW, STRIDE, ROLLOUTS = 300, 100, 50, 25, 16
 PUSH = 2.0  # standard deviation of the kick, in m/s and rad/s

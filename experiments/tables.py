@@ -15,7 +15,7 @@ import numpy as np
 from figures import OURS, plot_scores, plot_sensitivity
 from rows import RESULTS, ROOT, Row, number, read, scores
 
-from didi_gym.metrics import interquartile_mean, probability_of_improvement, stratified_bootstrap
+from didi_gym.evaluation.statistics import interquartile_mean, probability_of_improvement, stratified_bootstrap
 
 DOCS, README = ROOT / "docs", ROOT / "README.md"
 EQUAL = "didi-64-starts"  # ours, measured from as many starts as the rivals, for comparing

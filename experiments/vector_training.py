@@ -43,7 +43,7 @@ from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecEnv
 
 import didi_gym
-from didi_gym.progress import progress
+from didi_gym.core.progress import progress
 from didi_gym.sb3 import RelativeGoalExtractor, SkillHerReplayBuffer, SkillPPO, make_vec_env
 
 Task = dict[str, Any]

@@ -21,15 +21,15 @@ from typing import Annotated, Any
 
 import numpy as np
 import tyro
+from recipe import Recipe
 
-from didi_gym import cli
-from didi_gym.card_text import SETTINGS
-from didi_gym.cards import RESULTS_FILE, read_results
-from didi_gym.files import write_atomically
-from didi_gym.metrics import interquartile_mean, stratified_bootstrap
-from didi_gym.policy import SkillPolicy
-from didi_gym.recipes import Recipe
-from didi_gym.remote import split_id
+from didi_gym.cli import main as cli
+from didi_gym.core.files import write_atomically
+from didi_gym.data.minari import split_id
+from didi_gym.evaluation.statistics import interquartile_mean, stratified_bootstrap
+from didi_gym.models.card import RESULTS_FILE, read_results
+from didi_gym.models.card_text import SETTINGS
+from didi_gym.models.policy import SkillPolicy
 
 HUB = Path(__file__).resolve().parent
 TABLE = HUB.parent / "experiments" / "results" / "skills.csv"

@@ -24,15 +24,15 @@ from typing import Annotated
 
 import torch
 import tyro
+from recipe import Recipe
 
 from didi_gym import hub
-from didi_gym.cards import RESULTS_FILE, SHOWN_FILES, check_card, make_card, read_results
-from didi_gym.files import write_atomically
-from didi_gym.policy import SkillPolicy
-from didi_gym.policy_folder import CONFIG_FILE, POLICY_FILES
-from didi_gym.publishing import CARD_FILE, push_files, read_to_push
-from didi_gym.recipes import Recipe
-from didi_gym.remote import split_id
+from didi_gym.core.files import write_atomically
+from didi_gym.data.minari import split_id
+from didi_gym.hub.upload import CARD_FILE, push_files, read_to_push
+from didi_gym.models.card import RESULTS_FILE, SHOWN_FILES, check_card, make_card, read_results
+from didi_gym.models.folder import CONFIG_FILE, POLICY_FILES
+from didi_gym.models.policy import SkillPolicy
 
 HUB = Path(__file__).resolve().parent
 

@@ -5,7 +5,7 @@ import numpy as np
 import torch
 from stable_baselines3 import PPO
 
-from didi_gym.policy import SkillPolicy
+from didi_gym.models.policy import SkillPolicy
 from didi_gym.wrappers import SkillActionWrapper
 from tests.doubles import ScriptedPolicy, register_toys
 

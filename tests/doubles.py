@@ -10,9 +10,9 @@ import gymnasium as gym
 import numpy as np
 from gymnasium import spaces
 
-from didi_gym.config import PolicyConfig
-from didi_gym.layout import Layout, ObservationSource
-from didi_gym.skills import SkillSpace
+from didi_gym.core.layout import Layout, ObservationSource
+from didi_gym.core.skill_space import SkillSpace
+from didi_gym.models.config import PolicyConfig
 
 
 class ToyEnv(gym.Env):
@@ -160,7 +160,7 @@ def install_policies(monkeypatch: Any, **policies: ScriptedPolicy) -> list[tuple
         asked.append((str(name_or_path), device))
         return policies[str(name_or_path).partition("@")[0]]
 
-    module = types.ModuleType("didi_gym.policy")
+    module = types.ModuleType("didi_gym.models.policy")
     module.SkillPolicy = type("SkillPolicy", (), {"from_pretrained": staticmethod(from_pretrained)})  # type: ignore[attr-defined]
-    monkeypatch.setitem(sys.modules, "didi_gym.policy", module)
+    monkeypatch.setitem(sys.modules, "didi_gym.models.policy", module)
     return asked

@@ -8,11 +8,11 @@ from typing import Any
 import numpy as np
 import torch
 
-from didi_gym.config import PolicyConfig, UNetConfig
-from didi_gym.data import TrajectoryDataset
-from didi_gym.layout import Heading, Layout, ObservationSource
-from didi_gym.policy import SkillPolicy
-from didi_gym.skills import SkillSpace
+from didi_gym.core.layout import Heading, Layout, ObservationSource
+from didi_gym.core.skill_space import SkillSpace
+from didi_gym.data.dataset import TrajectoryDataset
+from didi_gym.models.config import PolicyConfig, UNetConfig
+from didi_gym.models.policy import SkillPolicy
 from didi_gym.training import BehaviourConfig, DynamicsConfig, PriorConfig, SkillConfig, TrainConfig
 
 BODY = Layout(  # x y | quaternion | vx vy: a body on a plane

@@ -24,11 +24,11 @@ import numpy as np
 import torch
 from safetensors.torch import load, save
 
-from didi_gym.decoding import to_dict
-from didi_gym.dynamics import DynamicsEnsemble
-from didi_gym.hub import SkillPolicyHubError
-from didi_gym.policy import SkillPolicy
-from didi_gym.policy_folder import CONFIG_FILE, TRAINING_FILE, WEIGHTS_FILE
+from didi_gym.core.schema import to_dict
+from didi_gym.hub.download import SkillPolicyHubError
+from didi_gym.models.dynamics import DynamicsEnsemble
+from didi_gym.models.folder import CONFIG_FILE, TRAINING_FILE, WEIGHTS_FILE
+from didi_gym.models.policy import SkillPolicy
 from tests.examples import BODY, body_states, random_policy
 
 HUGE = [10**9, 2**31, 2**32, 2**53, 2**63 - 1, 2**63, 2**64, 10**30, 10**400]

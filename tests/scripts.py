@@ -14,6 +14,8 @@ ROOT = Path(__file__).parents[1]
 
 def load_script(path: str) -> ModuleType:
     """`hub/publish.py` as a module; each call gives a new one."""
+    if (folder := str((ROOT / path).parent)) not in sys.path:
+        sys.path.insert(0, folder)  # scripts import what lies beside them
     name = "_script_" + re.sub(r"\W", "_", path)
     spec = importlib.util.spec_from_file_location(name, ROOT / path)
     assert spec is not None and spec.loader is not None

@@ -10,7 +10,7 @@ from gymnasium.utils.env_checker import check_env
 
 import didi_gym
 from didi_gym import SkillPolicy, hub
-from didi_gym.simulation import hold_skills
+from didi_gym.evaluation.rollouts import hold_skills
 
 gymnasium_robotics = pytest.importorskip("gymnasium_robotics", reason="the mazes need didi-gym[envs]")
 

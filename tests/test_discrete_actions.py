@@ -9,19 +9,19 @@ import pytest
 import torch
 from gymnasium import spaces
 
-from didi_gym import cli
-from didi_gym.collect.minari_io import Episode, write_dataset
-from didi_gym.config import PolicyConfig
-from didi_gym.data import DatasetError, TrajectoryDataset
-from didi_gym.decoding import from_dict, to_dict
-from didi_gym.evaluation import evaluate_skills
-from didi_gym.execution import to_discrete
-from didi_gym.layout import Layout
-from didi_gym.networks import one_hot_choice
-from didi_gym.policy import SkillPolicy
-from didi_gym.simulation import SkillSimulator
-from didi_gym.skills import SkillSpace
+from didi_gym.cli import main as cli
+from didi_gym.core.layout import Layout
+from didi_gym.core.schema import from_dict, to_dict
+from didi_gym.core.skill_space import SkillSpace
+from didi_gym.data.dataset import DatasetError, TrajectoryDataset
+from didi_gym.data.writing import Episode, write_dataset
+from didi_gym.evaluation.report import evaluate_skills
+from didi_gym.evaluation.rollouts import SkillSimulator
+from didi_gym.models.config import PolicyConfig
+from didi_gym.models.networks import one_hot_choice
+from didi_gym.models.policy import SkillPolicy
 from didi_gym.training import Run, train, train_dynamics, train_prior, train_skills
+from didi_gym.wrappers.executor import to_discrete
 from tests.examples import random_policy, tiny
 
 SPACE = spaces.Discrete(3, start=-1)  # left, stay, right

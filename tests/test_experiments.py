@@ -18,17 +18,17 @@ from methods.run import train_joint
 from methods.untrained import prior_sampling, random_skills
 from methods.vae import draw_code, squash, vae
 
-from didi_gym.collect.from_agents import agents_layout
-from didi_gym.data import TrajectoryDataset
-from didi_gym.diffusion import DiffusionPrior
-from didi_gym.evaluation import SkillReport
-from didi_gym.frames import inputs_to_state, turn
-from didi_gym.policy import SkillPolicy
-from didi_gym.skills import SkillSpace
-from didi_gym.tensors import load_tensors
+from didi_gym.core.frames import inputs_to_state, turn
+from didi_gym.core.skill_space import SkillSpace
+from didi_gym.data.dataset import TrajectoryDataset
+from didi_gym.data.generators.agents import agents_layout
+from didi_gym.evaluation.report import SkillReport
+from didi_gym.models.policy import SkillPolicy
+from didi_gym.models.prior import DiffusionPrior
+from didi_gym.models.weights import load_tensors
 from didi_gym.training import train, train_skills
 from didi_gym.training.segmentation import Segmentation
-from tests.collect.test_from_agents import save
+from tests.data.generators.test_from_agents import save
 from tests.examples import BODY, body_states, gait_dataset, point_dataset, random_policy, tiny
 
 CONTINUOUS = [name for name in METHODS if name not in ("imitation-only", "behaviours")]

@@ -1,12 +1,13 @@
-"""The package as a whole: its layers, what importing it loads, and its public names."""
+"""The package as a whole: its rooms, what importing it loads, and its public names."""
 
 import ast
+import importlib
 import importlib.metadata
 import inspect
 import re
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import pytest
@@ -14,113 +15,150 @@ import pytest
 import didi_gym
 
 PACKAGE = Path(didi_gym.__file__).parent
-ROWS = [  # a module imports only from the rows above its own; a subpackage also from itself
-    ["version", "skills", "rewards", "files", "progress", "ids"],
-    ["layout", "tensors", "hub_client", "decoding"],
-    ["config"],
-    ["frames", "networks", "unet", "hub", "checkpoints", "remote", "packing", "publishing"],
-    ["normalization", "diffusion", "dynamics", "discriminator", "data", "engines"],
-    ["policy_network"],
-    ["policy_folder", "card_text"],
-    ["cards"],
-    ["policy_publishing", "recipes"],
-    ["policy", "losses", "execution", "assignment"],
-    ["matching", "loops"],
-    ["planner", "anchor"],
-    ["training", "wrappers"],
-    ["registration", "plots", "collect", "metrics", "drawing"],
-    ["simulation", "video", "sb3"],
-    ["evaluation", "hub_commands", "train_command"],
-    ["cli"],
-    ["__main__"],
-]
-ROW_OF = {name: number for number, names in enumerate(ROWS) for name in names}
+ROOMS = {  # each room, and the rooms that it may use; everyone may use itself and `version`
+    "core": "",
+    "hub": "core",
+    "data": "core hub",
+    "models": "core hub",
+    "wrappers": "core models",
+    "training": "core data models",
+    "sb3": "core hub data models wrappers",
+    "evaluation": "core data models wrappers",
+    "cli": "core hub data models wrappers training sb3 evaluation",
+}
+FRONT = {
+    "": " ".join(ROOMS),
+    "__main__": "cli",
+    "version": "",
+}  # the first is the map of all rooms
+NEVER = {"core": "torch huggingface_hub", "wrappers": "torch"}  # not even in a function, but for type checkers
+ONLY_IN = {"stable_baselines3": "sb3", "sb3_contrib": "sb3"}
 SOURCES = {
-    ".".join(path.relative_to(PACKAGE).with_suffix("").parts).removesuffix(".__init__"): path
+    ".".join(path.relative_to(PACKAGE).with_suffix("").parts).removesuffix("__init__").rstrip("."): path
     for path in sorted(PACKAGE.rglob("*.py"))
-    if path != PACKAGE / "__init__.py"
 }
 
 
-def is_for_type_checkers(node: ast.stmt) -> bool:
-    return isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test)
+def imports(source: str) -> Iterator[str]:
+    """Every module that a source imports, in functions and for type checkers too; names of a package count as its own.
 
-
-def run_when_imported(body: list[ast.stmt]) -> Iterator[ast.stmt]:
-    """All statements that importing a module runs: inside if, try and class, but not inside functions."""
-    for node in body:
-        if is_for_type_checkers(node) or isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
-            continue
-        yield node
-        for block in ("body", "orelse", "finalbody"):
-            yield from run_when_imported(getattr(node, block, []))
-        for handler in getattr(node, "handlers", []):
-            yield from run_when_imported(handler.body)
-
-
-def own_imports(module: str, source: str) -> set[str]:
-    """Modules of the package that importing `module` imports at once, as dotted names below the package's.
-
-    A name imported from the package itself that is no module stands for the package: "didi_gym".
+    Of this package without its name: `models.policy` for `from didi_gym.models.policy import SkillPolicy`, and for
+    `from didi_gym.models import policy`.
     """
-    found = set()
-    for node in run_when_imported(ast.parse(source).body):
+    for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Import):
-            names = [alias.name for alias in node.names]
+            found = [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
-            assert node.level == 0, f"{module}: a relative import hides the layers; write the full name"
-            whole = [f"{node.module}.{alias.name}" for alias in node.names]
-            names = [name if name.removeprefix("didi_gym.") in SOURCES else str(node.module) for name in whole]
+            assert node.level == 0, "a relative import hides the rooms; write the full name"
+            modules = [f"{node.module}.{alias.name}" for alias in node.names]
+            found = [name if name.removeprefix("didi_gym.") in SOURCES else str(node.module) for name in modules]
         else:
             continue
-        found |= {name.removeprefix("didi_gym.") for name in names if name.split(".")[0] == "didi_gym"}
-    return found
+        yield from (re.sub(r"^didi_gym\.?", "", name) if name.split(".")[0] == "didi_gym" else name for name in found)
 
 
-def layer_faults(module: str, source: str) -> list[str]:
-    family = module.split(".")[0]
-    if family not in ROW_OF:
-        return [f"{module} is in no row: add it to ROWS"]
-    faults = []
-    for target in sorted(own_imports(module, source)):
-        target_family = target.split(".")[0]
-        inside_subpackage = target_family == family and "." in module + target
-        if not inside_subpackage and ROW_OF.get(target_family, len(ROWS)) >= ROW_OF[family]:
-            faults.append(f"{module} -> {target}")
-    return faults
+def own(names: Iterable[str]) -> set[str]:
+    return {name for name in names if name in SOURCES}
+
+
+def faults(module: str, source: str) -> list[str]:
+    """What a module imports against the rules of the rooms."""
+    room = module.split(".")[0]
+    if room not in ROOMS and module not in FRONT:
+        return [f"{module} lies in no room"]
+    allowed = {room, "version", *(FRONT[module] if module in FRONT else ROOMS[room]).split()}
+    never = set(NEVER.get(room, "").split())
+
+    def is_wrong(name: str) -> bool:
+        top = name.split(".")[0]
+        if name in SOURCES:
+            return top not in allowed
+        return ONLY_IN.get(top, room) != room or (top in never and not is_for_type_checkers(source, name))
+
+    return [f"{module} -> {name or 'didi_gym'}" for name in sorted(set(imports(source))) if is_wrong(name)]
+
+
+def is_for_type_checkers(source: str, name: str) -> bool:
+    """Whether every import of `name` stands under `if TYPE_CHECKING:`."""
+    tree = ast.parse(source)
+    guarded = [
+        node for node in ast.walk(tree) if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test)
+    ]
+    under = [n for block in guarded for n in imports(ast.unparse(ast.Module(block.body, [])))]
+    return list(imports(source)).count(name) == under.count(name)
+
+
+def circles(graph: dict[str, set[str]]) -> list[set[str]]:
+    """Groups of files that reach each other."""
+
+    def reached(start: str) -> set[str]:
+        seen, todo = set(), [start]
+        while todo:
+            for target in graph[todo.pop()] - seen:
+                seen.add(target)
+                todo.append(target)
+        return seen
+
+    reach = {name: reached(name) for name in graph}
+    found = {frozenset({name} | {t for t in reach[name] if name in reach[t]}) for name in graph if name in reach[name]}
+    return [set(circle) for circle in found]
 
 
 @pytest.mark.parametrize("module", SOURCES)
-def test_a_module_imports_only_from_the_rows_above_its_own(module):
-    assert not layer_faults(module, SOURCES[module].read_text())
+def test_a_room_uses_only_the_rooms_below_it(module):
+    assert not faults(module, SOURCES[module].read_text())
+
+
+def test_no_files_import_each_other_in_a_circle():
+    files = {name: path for name, path in SOURCES.items() if path.name != "__init__.py"}
+    assert circles({name: own(imports(path.read_text())) & files.keys() for name, path in files.items()}) == []
+
+
+def test_only_the_front_door_lies_flat():
+    assert {path.name for path in PACKAGE.glob("*.py")} == {"__init__.py", "__main__.py", "version.py"}
+    assert {path.parent.name for path in PACKAGE.glob("*/__init__.py")} == set(ROOMS)
+
+
+@pytest.mark.parametrize("room", ROOMS)
+def test_a_rooms_docstring_names_every_file_in_it(room):
+    said = ast.get_docstring(ast.parse((PACKAGE / room / "__init__.py").read_text()))
+    files = {path.stem for path in (PACKAGE / room).glob("*.py")} - {"__init__"}
+    assert {name for name in files if f"`{name}`" not in said} == set()
+    assert f"{room}" in didi_gym.__doc__
 
 
 @pytest.mark.parametrize(
     ("module", "source", "fault"),
     [
-        ("config", "from didi_gym.policy import SkillPolicy", "config -> policy"),
-        ("config", "try:\n    import didi_gym.cli\nexcept ImportError:\n    pass", "config -> cli"),
-        ("policy", "from didi_gym import training", "policy -> training"),
-        ("policy", "from didi_gym.losses import prior_loss", "policy -> losses"),
-        ("cli", "from didi_gym import SkillPolicy", "cli -> didi_gym"),
-        ("surprise", "", "surprise is in no row: add it to ROWS"),
+        ("core.files", "from didi_gym.models.policy import SkillPolicy", "core.files -> models.policy"),
+        ("core.files", "def late():\n    import torch", "core.files -> torch"),
+        ("models.card", "def late():\n    from didi_gym import training", "models.card -> training"),
+        ("models.card", "if TYPE_CHECKING:\n    import didi_gym.cli.main", "models.card -> cli.main"),
+        ("wrappers.make", "from didi_gym import SkillPolicy", "wrappers.make -> didi_gym"),
+        ("data.dataset", "from stable_baselines3 import SAC", "data.dataset -> stable_baselines3"),
+        ("surprise", "", "surprise lies in no room"),
     ],
 )
-def test_the_layer_rule_names_the_offending_import(module, source, fault):
-    assert layer_faults(module, source) == [fault]
+def test_the_rule_of_the_rooms_names_the_offending_import(module, source, fault):
+    assert faults(module, source) == [fault]
 
 
 @pytest.mark.parametrize(
     ("module", "source"),
     [
-        ("policy", "from didi_gym.layout import Layout"),
-        ("collect.ant", "from didi_gym.collect.gaits import Gait"),
-        ("config", "def late():\n    from didi_gym.policy import SkillPolicy"),
-        ("config", "if TYPE_CHECKING:\n    from didi_gym.policy import SkillPolicy"),
+        ("models.policy", "from didi_gym.core.layout import Layout"),
+        ("data.dataset", "from didi_gym.data.episodes import Packer"),
+        ("core.skill_space", "if TYPE_CHECKING:\n    import torch"),
+        ("cli.main", "from didi_gym.sb3 import recorded"),
     ],
 )
-def test_the_layer_rule_allows_lower_rows_the_own_subpackage_and_lazy_imports(module, source):
-    assert not layer_faults(module, source)
+def test_the_rule_of_the_rooms_allows_lower_rooms_and_the_own_one(module, source):
+    assert not faults(module, source)
+
+
+def test_a_circle_is_found_wherever_it_begins():
+    assert circles({"a": {"b"}, "b": {"c"}, "c": {"b"}, "d": {"a"}}) == [{"b", "c"}]
+    assert circles({"a": {"a"}, "b": set()}) == [{"a"}]
 
 
 def loaded_by(statement: str) -> set[str]:
@@ -142,9 +180,14 @@ def test_importing_the_package_loads_nothing_heavy():
     assert not loaded & HEAVY
 
 
-@pytest.mark.parametrize("module", ["execution", "plots", "drawing", "video", "skills", "config"])
+@pytest.mark.parametrize(
+    "module",
+    ["wrappers.make", "wrappers.executor", "core.skill_space", "core.layout", "evaluation.plots", "evaluation.video"],
+)
 def test_a_module_for_worker_processes_or_pictures_loads_nothing_heavy(module):
-    assert not loaded_by(f"import didi_gym.{module}") & HEAVY
+    loaded = loaded_by(f"import didi_gym.{module}")
+    assert not loaded & HEAVY
+    assert "pydantic" not in loaded
 
 
 @pytest.mark.parametrize("name", didi_gym.__all__)
@@ -160,14 +203,23 @@ def test_the_public_names_are_those_with_a_home():
     assert set(didi_gym.__all__) == {"__version__", *didi_gym._HOMES}
 
 
+@pytest.mark.parametrize("room", ["wrappers", "sb3", "data", "training", "evaluation"])
+def test_every_public_name_of_a_room_resolves(room):
+    module = importlib.import_module(f"didi_gym.{room}")
+    assert module.__all__
+    for name in module.__all__:
+        assert getattr(module, name) is not None
+
+
 def test_the_package_is_the_command():
     command = [sys.executable, "-m", "didi_gym", "--help"]
     assert "train" in subprocess.run(command, check=True, capture_output=True, text=True).stdout
 
 
-def test_an_unknown_public_name_is_an_attribute_error():
+@pytest.mark.parametrize("module", ["didi_gym", "didi_gym.wrappers", "didi_gym.evaluation"])
+def test_an_unknown_public_name_is_an_attribute_error(module):
     with pytest.raises(AttributeError, match="no_such_name"):
-        _ = didi_gym.no_such_name
+        _ = importlib.import_module(module).no_such_name
 
 
 def test_the_version_is_the_one_of_the_installation():

@@ -51,6 +51,10 @@ when they are opened, so loading one from there asks for trust in its owner:
 
     >>> push_agent_to_hub(agent, "owner/cheetah-sac")
     >>> agent = load_agent_from_hub(SAC, "owner/cheetah-sac", trust=True)
+
+The files of this room: `off_policy` and `on_policy` (replay and rollout buffers, and the agents that need their own),
+`maskable` (with sb3-contrib), `vec_env` (the environments), `features` (of a relative goal), `agents` and `agent_hub`
+(saving and publishing), `lengths` (what all buffers need), `recorded` (policies that SB3 saved, as behaviours).
 """
 
 from __future__ import annotations
@@ -59,11 +63,10 @@ from typing import TYPE_CHECKING, Any
 
 from didi_gym.sb3.agent_hub import load_agent_from_hub, push_agent_to_hub
 from didi_gym.sb3.agents import SkillPolicyMismatch, load_agent, policy_sha256, save_agent
-from didi_gym.sb3.envs import make_vec_env
 from didi_gym.sb3.features import RelativeGoalExtractor
-from didi_gym.sb3.replay import SUCCESS_TOLERANCE, SkillDictReplayBuffer, SkillHerReplayBuffer, SkillReplayBuffer
-from didi_gym.sb3.rollouts import SkillA2C, SkillDictRolloutBuffer, SkillPPO, SkillRolloutBuffer
-from didi_gym.wrappers.sb3 import SkillActionVecEnvWrapper
+from didi_gym.sb3.off_policy import SUCCESS_TOLERANCE, SkillDictReplayBuffer, SkillHerReplayBuffer, SkillReplayBuffer
+from didi_gym.sb3.on_policy import SkillA2C, SkillDictRolloutBuffer, SkillPPO, SkillRolloutBuffer
+from didi_gym.sb3.vec_env import SkillActionVecEnvWrapper, make_vec_env
 
 if TYPE_CHECKING:
     from didi_gym.sb3.maskable import SkillMaskableDictRolloutBuffer, SkillMaskablePPO, SkillMaskableRolloutBuffer

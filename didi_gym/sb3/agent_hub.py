@@ -18,11 +18,10 @@ import gymnasium as gym
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.vec_env import VecEnv
 
-from didi_gym.files import in_short, read_plain
-from didi_gym.hub import SkillPolicyHubError, fetch, list_pretrained
-from didi_gym.matching import policy_reference
-from didi_gym.policy import SkillPolicy
-from didi_gym.publishing import CARD_FILE, marked, push_files, read_to_push
+from didi_gym.core.files import in_short, read_plain
+from didi_gym.hub.download import SkillPolicyHubError, fetch, list_pretrained
+from didi_gym.hub.upload import CARD_FILE, marked, push_files, read_to_push
+from didi_gym.models.policy import SkillPolicy
 from didi_gym.sb3.agents import (
     Agent,
     describe_agent,
@@ -33,6 +32,7 @@ from didi_gym.sb3.agents import (
     require_same_skills,
 )
 from didi_gym.version import __version__
+from didi_gym.wrappers.references import policy_reference
 
 if TYPE_CHECKING:
     from huggingface_hub import CommitInfo

@@ -19,21 +19,20 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import VecEnv, VecEnvWrapper, VecMonitor
 
-from didi_gym.files import MEGABYTE, in_short, parse_json, read_plain, write_atomically
-from didi_gym.sb3.envs import make_vec_env
+from didi_gym.core.files import MEGABYTE, in_short, parse_json, read_plain, write_atomically
+from didi_gym.sb3.vec_env import SkillActionVecEnvWrapper, make_vec_env
 from didi_gym.version import __version__
-from didi_gym.wrappers.sb3 import SkillActionVecEnvWrapper
 from didi_gym.wrappers.single import SkillActionWrapper
 
 if TYPE_CHECKING:
-    from didi_gym.policy import SkillPolicy
+    from didi_gym.models.policy import SkillPolicy
 
 Agent = TypeVar("Agent", bound=BaseAlgorithm)
 
 FORMAT_VERSION = 1
 RECORDED = frozenset({"algorithm", "policy", "skill_durations", "action_space", "env_spec"})
 MONITOR = "stable_baselines3.common.monitor:Monitor"
-MAKE_REGISTERED = "didi_gym.registration:make_registered"
+MAKE_REGISTERED = "didi_gym.wrappers.make:make_registered"
 
 
 class SkillPolicyMismatch(ValueError):

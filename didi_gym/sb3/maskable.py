@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from didi_gym.sb3.rollouts import SkillOnPolicy, SkillRolloutBuffer
+from didi_gym.sb3.on_policy import SkillOnPolicy, SkillRolloutBuffer
 
 try:
     from sb3_contrib import MaskablePPO

@@ -1,8 +1,10 @@
 """Learning skills offline: the stages, and `train`, which runs those that the settings ask for.
 
-- `Run`: what the stages of one training share; `train_prior`, `train_dynamics` and `train_skills` are DIDI;
-- `train_behaviours`: skills that are behaviours found in the data and imitated;
-- `train`: from a data set to a policy folder, resumable; `TrainConfig` holds all its settings.
+- `config`: all settings (`TrainConfig`); `run`: `Run`, what the stages of one training share; `batches`: its windows;
+- `stages`: DIDI, that is `train_prior`, `train_dynamics` and `train_skills`; `losses`: one function for each loss;
+- `behaviours`: `train_behaviours`, skills that are behaviours found in the data (`segmentation`) and imitated;
+- `loop`, `checkpoints`: the optimisation loop, resumable bit for bit;
+- `pipeline`: `train`, from a data set to a policy folder.
 """
 
 from didi_gym.training.behaviours import Behaviours, find_behaviours, train_behaviours, tune_behaviours

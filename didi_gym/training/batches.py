@@ -6,9 +6,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from didi_gym.data import TrajectoryDataset
-from didi_gym.frames import localize
-from didi_gym.normalization import Normalizer
+from didi_gym.core.frames import localize
+from didi_gym.data.dataset import TrajectoryDataset
+from didi_gym.models.normalizer import Normalizer
 
 _FIT_WINDOWS = 20_000  # windows from which statistics are fitted
 

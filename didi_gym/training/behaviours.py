@@ -15,13 +15,13 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from didi_gym.decoding import to_dict
-from didi_gym.diffusion import DiffusionPrior
-from didi_gym.discriminator import WindowClassifier
-from didi_gym.dynamics import DynamicsEnsemble
-from didi_gym.policy import SkillPolicy
-from didi_gym.progress import progress as progress_bar
-from didi_gym.skills import SkillSpace
+from didi_gym.core.progress import progress as progress_bar
+from didi_gym.core.schema import to_dict
+from didi_gym.core.skill_space import SkillSpace
+from didi_gym.models.discriminator import WindowClassifier
+from didi_gym.models.dynamics import DynamicsEnsemble
+from didi_gym.models.policy import SkillPolicy
+from didi_gym.models.prior import DiffusionPrior
 from didi_gym.training.config import BehaviourConfig, SkillConfig
 from didi_gym.training.losses import Metrics, imitation_loss, recognition_loss
 from didi_gym.training.run import Run

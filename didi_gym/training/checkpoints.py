@@ -13,8 +13,8 @@ from typing import Any, Generic, TypeVar
 import torch
 from torch import Tensor, nn
 
-from didi_gym.files import SafeFileError
-from didi_gym.tensors import load_info, load_tensors, write_tensors
+from didi_gym.core.files import SafeFileError
+from didi_gym.models.weights import load_info, load_tensors, write_tensors
 
 _SAVE_SECONDS = 15.0
 

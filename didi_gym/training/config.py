@@ -7,21 +7,10 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from didi_gym.config import (
-    Count,
-    Depth,
-    Members,
-    Noises,
-    Rate,
-    Share,
-    UNetConfig,
-    Weight,
-    Width,
-    settings,
-)
-from didi_gym.data import TrajectoryDataset
-from didi_gym.skills import SkillSpace
-from didi_gym.windows import MIN_WINDOW
+from didi_gym.core.skill_space import SkillSpace
+from didi_gym.data.dataset import TrajectoryDataset
+from didi_gym.data.windows import MIN_WINDOW
+from didi_gym.models.config import Count, Depth, Members, Noises, Rate, Share, UNetConfig, Weight, Width, settings
 
 
 @settings

@@ -8,7 +8,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from didi_gym.progress import progress as progress_bar
+from didi_gym.core.progress import progress as progress_bar
 from didi_gym.training.checkpoints import Interrupts, TrainingState, TrainingStopped
 from didi_gym.training.losses import Metrics
 

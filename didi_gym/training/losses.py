@@ -8,12 +8,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from didi_gym.diffusion import DiffusionPrior
-from didi_gym.discriminator import Discriminator, WindowClassifier
-from didi_gym.dynamics import DynamicsEnsemble
-from didi_gym.frames import turn_skill
-from didi_gym.policy_network import PolicyNetwork
-from didi_gym.skills import SkillSpace
+from didi_gym.core.frames import turn_skill
+from didi_gym.core.skill_space import SkillSpace
+from didi_gym.models.discriminator import Discriminator, WindowClassifier
+from didi_gym.models.dynamics import DynamicsEnsemble
+from didi_gym.models.policy_network import PolicyNetwork
+from didi_gym.models.prior import DiffusionPrior
 
 Metrics = dict[str, Tensor]
 

@@ -11,15 +11,15 @@ from typing import Any, TypeVar
 import torch
 from torch import nn
 
-from didi_gym.data import TrajectoryDataset
-from didi_gym.decoding import from_dict, to_dict
-from didi_gym.diffusion import DiffusionPrior
-from didi_gym.discriminator import Discriminator, WindowClassifier
-from didi_gym.dynamics import DynamicsEnsemble
-from didi_gym.files import SafeFileError, in_short
-from didi_gym.policy import SkillPolicy
-from didi_gym.policy_folder import TRAINING_FILE
-from didi_gym.tensors import LONGEST_HEADER, load_info, load_network, write_tensors
+from didi_gym.core.files import SafeFileError, in_short
+from didi_gym.core.schema import from_dict, to_dict
+from didi_gym.data.dataset import TrajectoryDataset
+from didi_gym.models.discriminator import Discriminator, WindowClassifier
+from didi_gym.models.dynamics import DynamicsEnsemble
+from didi_gym.models.folder import TRAINING_FILE
+from didi_gym.models.policy import SkillPolicy
+from didi_gym.models.prior import DiffusionPrior
+from didi_gym.models.weights import LONGEST_HEADER, load_info, load_network, write_tensors
 from didi_gym.training.behaviours import train_behaviours, tune_behaviours
 from didi_gym.training.checkpoints import TrainingStopped
 from didi_gym.training.config import TrainConfig

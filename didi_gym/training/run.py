@@ -10,11 +10,11 @@ from typing import Any, TypeVar
 import torch
 from torch import nn
 
-from didi_gym.config import PolicyConfig
-from didi_gym.data import TrajectoryDataset
-from didi_gym.decoding import to_dict
-from didi_gym.policy import SkillPolicy
-from didi_gym.skills import SkillSpace
+from didi_gym.core.schema import to_dict
+from didi_gym.core.skill_space import SkillSpace
+from didi_gym.data.dataset import TrajectoryDataset
+from didi_gym.models.config import PolicyConfig
+from didi_gym.models.policy import SkillPolicy
 from didi_gym.training.batches import Batches, fit_normalizer
 from didi_gym.training.checkpoints import TrainingState, TrainingStopped
 from didi_gym.training.config import SkillConfig

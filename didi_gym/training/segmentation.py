@@ -17,9 +17,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from didi_gym.data import DatasetError, TrajectoryDataset
+from didi_gym.data.dataset import DatasetError, TrajectoryDataset
+from didi_gym.data.windows import MIN_WINDOW, describe_windows, principal_axes
 from didi_gym.training.config import BehaviourConfig
-from didi_gym.windows import MIN_WINDOW, describe_windows, principal_axes
 
 _SIGNALS = 10  # principal signals whose correlations are taken
 _RESTARTS, _ITERATIONS = 8, 60  # of k-means

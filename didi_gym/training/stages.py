@@ -13,11 +13,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from didi_gym.decoding import to_dict
-from didi_gym.diffusion import DiffusionPrior
-from didi_gym.discriminator import Discriminator
-from didi_gym.dynamics import DynamicsEnsemble
-from didi_gym.policy import SkillPolicy
+from didi_gym.core.schema import to_dict
+from didi_gym.models.discriminator import Discriminator
+from didi_gym.models.dynamics import DynamicsEnsemble
+from didi_gym.models.policy import SkillPolicy
+from didi_gym.models.prior import DiffusionPrior
 from didi_gym.training.checkpoints import TrainingStopped
 from didi_gym.training.config import DynamicsConfig, PriorConfig, SkillConfig
 from didi_gym.training.losses import Metrics, diversity_loss, dynamics_loss, guidance_loss, prior_loss

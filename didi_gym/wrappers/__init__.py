@@ -1,6 +1,33 @@
-"""Environments whose actions are skills: one, Gymnasium's vector form, and (`wrappers.sb3`) Stable-Baselines3's."""
+"""Environments whose actions are skills: one, and many in Gymnasium's vector form. Importing it loads no torch.
 
-from didi_gym.wrappers.single import SkillActionWrapper
-from didi_gym.wrappers.vector import SkillActionVectorWrapper
+- `single`: `SkillActionWrapper`; `vector`: `SkillActionVectorWrapper`; `make`: both by id; `ids`: those registered;
+- `controller`: agent action -> skill -> chunks of low-level actions; `executor`: runs chunks inside an environment;
+- `rewards`: how low-level rewards become one; `references`: a policy by name, and whether it fits;
+- `workers`: processes that crash or hang.
+"""
 
-__all__ = ["SkillActionVectorWrapper", "SkillActionWrapper"]
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from didi_gym.core.lazy import lazy_names
+
+if TYPE_CHECKING:
+    from didi_gym.wrappers.executor import SkillExecutor
+    from didi_gym.wrappers.rewards import RewardRule
+    from didi_gym.wrappers.single import SkillActionWrapper
+    from didi_gym.wrappers.vector import SkillActionVectorWrapper
+    from didi_gym.wrappers.workers import WorkerError
+
+__all__ = ["RewardRule", "SkillActionVectorWrapper", "SkillActionWrapper", "SkillExecutor", "WorkerError"]
+
+__getattr__, __dir__ = lazy_names(
+    __name__,
+    {
+        "RewardRule": "rewards",
+        "SkillActionVectorWrapper": "vector",
+        "SkillActionWrapper": "single",
+        "SkillExecutor": "executor",
+        "WorkerError": "workers",
+    },
+)

@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Any
 import gymnasium as gym
 import numpy as np
 
-from didi_gym.execution import SkillExecutor, TerminateFn, refuse_outer_time_limit
-from didi_gym.matching import check_actions, load_policy, policy_reference, resolve_settings
-from didi_gym.planner import Engine, EngineName, MaskFn, ObservationFn, SkillPlanner
-from didi_gym.rewards import Reward, RewardRule
+from didi_gym.wrappers.controller import Engine, EngineName, MaskFn, ObservationFn, SkillPlanner
+from didi_gym.wrappers.executor import SkillExecutor, TerminateFn, refuse_outer_time_limit
+from didi_gym.wrappers.references import check_actions, load_policy, policy_reference, resolve_settings
+from didi_gym.wrappers.rewards import Reward, RewardRule
 
 if TYPE_CHECKING:
-    from didi_gym.policy import SkillPolicy
+    from didi_gym.models.policy import SkillPolicy
 
 
 class SkillActionWrapper(gym.Wrapper, gym.utils.RecordConstructorArgs):

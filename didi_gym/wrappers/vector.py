@@ -15,12 +15,12 @@ from gymnasium.vector import AsyncVectorEnv, AutoresetMode, VectorEnv, VectorWra
 from gymnasium.vector.async_vector_env import AsyncState
 from gymnasium.vector.utils import batch_space
 
-from didi_gym.matching import check_executors, load_policy, pinned, resolve_settings
-from didi_gym.planner import Engine, EngineName, MaskFn, ObservationFn, SkillPlanner, rows_of
+from didi_gym.wrappers.controller import Engine, EngineName, MaskFn, ObservationFn, SkillPlanner, rows_of
+from didi_gym.wrappers.references import check_executors, load_policy, pinned, resolve_settings
 from didi_gym.wrappers.workers import WORKER_TIMEOUT, WorkerError, Workers
 
 if TYPE_CHECKING:
-    from didi_gym.policy import SkillPolicy
+    from didi_gym.models.policy import SkillPolicy
 
 
 class SkillActionVectorWrapper(VectorWrapper):

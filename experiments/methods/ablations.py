@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from didi_gym import SkillConfig, SkillPolicy, train_skills
-from didi_gym.files import SafeFileError
+from didi_gym.core.files import SafeFileError
 from didi_gym.training import Behaviours, train_behaviours, tune_behaviours
 from methods.run import Run, train_joint
 

@@ -7,8 +7,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from didi_gym import SkillPolicy
-from didi_gym.discriminator import Discriminator
-from didi_gym.frames import turn_skill
+from didi_gym.core.frames import turn_skill
+from didi_gym.models.discriminator import Discriminator
 from didi_gym.training.batches import Batches
 from didi_gym.training.losses import Metrics
 from methods.run import Run, train_joint

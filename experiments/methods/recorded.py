@@ -9,10 +9,11 @@ from typing import Any
 import numpy as np
 
 from didi_gym import SkillPolicy
-from didi_gym.collect import read_labels
-from didi_gym.collect.behaviours import ArrayPolicy, read_folder
-from didi_gym.frames import inputs_to_state, recover_numbers
-from didi_gym.skills import SkillSpace
+from didi_gym.core.frames import inputs_to_state
+from didi_gym.core.observations import recover_numbers
+from didi_gym.core.skill_space import SkillSpace
+from didi_gym.data import read_labels
+from didi_gym.data.generators.behaviours import ArrayPolicy, read_folder
 from methods.run import Run
 
 _LEAST_ANGLE = -np.pi / 2  # behaviours read angles that wind; the HalfCheetah's that runs on its back has 3.3 there

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from didi_gym import DiffusionPrior, SkillConfig, SkillPolicy, TrajectoryDataset
-from didi_gym.discriminator import Discriminator
+from didi_gym.models.discriminator import Discriminator
 from didi_gym.training import Run as Training
 from didi_gym.training import TrainConfig, load_training
 from didi_gym.training.batches import Batches

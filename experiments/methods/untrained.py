@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from didi_gym import DiffusionPrior, SkillPolicy
-from didi_gym.frames import inputs_to_state, localize, turn
-from didi_gym.policy import Plan
+from didi_gym.core.frames import inputs_to_state, localize, turn
+from didi_gym.models.policy import Plan
 from methods.run import Run
 
 _SAMPLING_STEPS = 20  # denoiser calls per plan

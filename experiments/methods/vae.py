@@ -9,8 +9,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from didi_gym import SkillPolicy
-from didi_gym.frames import localize, turn, turn_skill
-from didi_gym.networks import ResidualMLP
+from didi_gym.core.frames import localize, turn, turn_skill
+from didi_gym.models.networks import ResidualMLP
 from didi_gym.training.losses import Metrics
 from methods.run import Run
 

@@ -13,11 +13,11 @@ from hypothesis import strategies as st
 from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv
 
-from didi_gym.execution import SkillExecutor
-from didi_gym.layout import Layout, ObservationSource
-from didi_gym.planner import row_of
+from didi_gym.core.layout import Layout, ObservationSource
+from didi_gym.sb3.vec_env import SkillActionVecEnvWrapper
 from didi_gym.wrappers import SkillActionVectorWrapper, SkillActionWrapper
-from didi_gym.wrappers.sb3 import SkillActionVecEnvWrapper
+from didi_gym.wrappers.controller import row_of
+from didi_gym.wrappers.executor import SkillExecutor
 from didi_gym.wrappers.vector import _info_of
 from tests.doubles import ScriptedPolicy, ToyEnv, ToyGoalEnv
 
@@ -50,7 +50,7 @@ whole_case = {
 
 def real_policy(kind: str) -> Any:
     """An untrained network that reads what the scripted policy reads."""
-    from didi_gym.skills import SkillSpace
+    from didi_gym.core.skill_space import SkillSpace
     from tests.examples import random_policy
 
     sources = (ObservationSource(3, (0, 1)), ObservationSource(3, (0, 1), ("observation",)))

@@ -16,8 +16,8 @@ from hypothesis import strategies as st
 from stable_baselines3.common.env_checker import check_env as sb3_check_env
 from stable_baselines3.common.monitor import Monitor
 
-from didi_gym.execution import SkillExecutor
 from didi_gym.wrappers import SkillActionWrapper
+from didi_gym.wrappers.executor import SkillExecutor
 from tests.doubles import ScriptedPolicy, ToyEnv, ToyGoalEnv, install_policies, register_toys
 
 

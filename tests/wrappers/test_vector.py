@@ -9,10 +9,10 @@ from gymnasium.vector import AsyncVectorEnv, SyncVectorEnv
 from stable_baselines3.common.vec_env import DummyVecEnv
 
 from didi_gym import make_vec
-from didi_gym.execution import SkillExecutor
 from didi_gym.sb3 import make_vec_env
+from didi_gym.sb3.vec_env import SkillActionVecEnvWrapper
 from didi_gym.wrappers import SkillActionVectorWrapper
-from didi_gym.wrappers.sb3 import SkillActionVecEnvWrapper
+from didi_gym.wrappers.executor import SkillExecutor
 from tests.doubles import ScriptedPolicy, ToyEnv, register_toys
 
 

@@ -1,0 +1,104 @@
+"""What of an environment's observations a policy reads, and which limits of its actions are limits at all."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from gymnasium import spaces
+
+from didi_gym.core.layout import Layout, ObservationSource
+
+_UNBOUNDED = 1e9  # no actuator takes numbers of this size
+
+
+class InputSelector:
+    """Picks what the policy reads out of an environment's observations.
+
+    The first of the layout's sources that fits the observation space is chosen, once, at construction.
+
+    Args:
+        space: the observation space of a single environment.
+        layout: the policy's layout.
+
+    Raises:
+        ValueError: no source fits.
+    """
+
+    def __init__(self, space: spaces.Space, layout: Layout) -> None:
+        fitting = [source for source in layout.sources if _fits(space, source)]
+        if not fitting:
+            expected = " or ".join(_describe_source(source) for source in layout.sources) or "nothing it knows"
+            raise ValueError(
+                f"the policy cannot read this environment's observations: expected {expected}, got "
+                f"{_describe_space(space)}; pass obs_fn=, a function from an observation to the "
+                f"{len(layout.policy_inputs)} numbers the policy reads"
+            )
+        self.source: ObservationSource = fitting[0]
+        self._indices = np.array(self.source.indices)
+
+    def __call__(self, observation: Any) -> np.ndarray:
+        """Select from one observation, or from many with the same leading dimensions.
+
+        Returns:
+            The policy's inputs, a new float32 array `(..., inputs)`.
+        """
+        keys = self.source.keys
+        if not keys:
+            joined = observation
+        elif len(keys) == 1:
+            joined = observation[keys[0]]
+        else:
+            joined = np.concatenate([observation[key] for key in keys], axis=-1)
+        if self.source.angles:
+            return choose_numbers(joined, self.source)
+        return joined[..., self._indices].astype(np.float32)
+
+
+def _fits(space: spaces.Space, source: ObservationSource) -> bool:
+    if not source.keys:
+        parts: list[spaces.Space] = [space]
+    elif isinstance(space, spaces.Dict) and set(source.keys) <= set(space.spaces):
+        parts = [space[key] for key in source.keys]
+    else:
+        return False
+    return all(isinstance(part, spaces.Box) and len(part.shape) == 1 for part in parts) and source.size == sum(
+        part.shape[0] for part in parts if part.shape
+    )
+
+
+def _describe_source(source: ObservationSource) -> str:
+    if not source.keys:
+        return f"a Box of {source.size} numbers"
+    return f"a Dict whose {' + '.join(map(repr, source.keys))} has {source.size} numbers"
+
+
+def _describe_space(space: spaces.Space) -> str:
+    if isinstance(space, spaces.Dict):
+        return "a Dict of " + ", ".join(f"{key!r} {part.shape}" for key, part in space.spaces.items())
+    return f"a {type(space).__name__} of shape {space.shape}"
+
+
+def choose_numbers(observations: np.ndarray, source: ObservationSource) -> np.ndarray:
+    """The numbers that `source` takes of joined observations `(..., size)`: float32 `(..., width)`."""
+    chosen = observations[..., list(source.indices)].astype(np.float32)
+    if not source.angles:
+        return chosen
+    places = list(source.angles)
+    angles = chosen[..., places]
+    chosen[..., places] = np.cos(angles)
+    return np.concatenate([chosen, np.sin(angles)], axis=-1)
+
+
+def recover_numbers(state: np.ndarray, source: ObservationSource) -> np.ndarray:
+    """The inverse, `(..., width)` to `(..., len(indices))`, with angles in (-pi, pi]."""
+    numbers = state[..., : len(source.indices)].copy()
+    if source.angles:
+        places = list(source.angles)
+        numbers[..., places] = np.arctan2(state[..., len(source.indices) :], numbers[..., places])
+    return numbers
+
+
+def is_bound(limit: np.ndarray) -> np.ndarray:
+    """Where an action limit is one: some spaces write the largest float for infinity."""
+    return np.abs(limit) < _UNBOUNDED

@@ -1,0 +1,35 @@
+"""Offline data: any Minari data set as packed arrays, and generators of reward-free data sets.
+
+- `dataset`: `TrajectoryDataset`; `episodes`: checked and packed; `windows`: numbers that describe a window;
+- `minari`: data sets on this disk and on the Hub; `writing`: episodes to a Minari data set;
+- `labels`: which behaviour was at work, for evaluation only;
+- `generators`: data sets from simulators and from behaviour policies.
+"""
+
+from didi_gym.data.dataset import TrajectoryDataset
+from didi_gym.data.episodes import DatasetError
+from didi_gym.data.generators.agents import collect_from_agents
+from didi_gym.data.generators.ant import ant_layout, collect_ant_directions
+from didi_gym.data.generators.behaviours import ArrayPolicy, BehaviourError
+from didi_gym.data.generators.domains import DOMAINS
+from didi_gym.data.generators.pointmaze import collect_pointmaze, pointmaze_layout
+from didi_gym.data.labels import Labels, check_recording, read_labels
+from didi_gym.data.writing import Episode, write_dataset
+
+__all__ = [
+    "DOMAINS",
+    "ArrayPolicy",
+    "BehaviourError",
+    "DatasetError",
+    "Episode",
+    "Labels",
+    "TrajectoryDataset",
+    "ant_layout",
+    "check_recording",
+    "collect_ant_directions",
+    "collect_from_agents",
+    "collect_pointmaze",
+    "pointmaze_layout",
+    "read_labels",
+    "write_dataset",
+]

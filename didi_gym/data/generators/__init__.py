@@ -1,0 +1,6 @@
+"""Generators of reward-free Minari data sets, one file for each domain, from a simulator alone or from policies.
+
+- `domains`: the table of domains (`DOMAINS`), from which commands, help and tests are made;
+- `ant` with `gaits` and `gait_search`: walking in all directions; `pointmaze`: wandering to random goals;
+- `agents` with `behaviours` and `recording`: mixtures of behaviour policies; `parallel`: work in processes.
+"""

@@ -1,0 +1,50 @@
+"""What executed skills are worth, measured in the simulator, and pictures of them.
+
+- `rollouts`: skills held from starts that can be visited again; `report`: `evaluate_skills`; `metrics`: its formulas;
+- `statistics`: intervals over runs;
+- `plots`: skill maps and curves; `video` and `renderer`: films, also on machines without OpenGL.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from didi_gym.core.lazy import lazy_names
+
+if TYPE_CHECKING:
+    from didi_gym.evaluation.plots import plot_learning_curves, plot_skill_map
+    from didi_gym.evaluation.report import SkillReport, evaluate_skills
+    from didi_gym.evaluation.rollouts import HeldSkills, hold_skills
+    from didi_gym.evaluation.statistics import interquartile_mean, probability_of_improvement, stratified_bootstrap
+    from didi_gym.evaluation.video import Camera, make_rendered_env, write_video
+
+_HOMES = {
+    "Camera": "video",
+    "HeldSkills": "rollouts",
+    "SkillReport": "report",
+    "evaluate_skills": "report",
+    "hold_skills": "rollouts",
+    "interquartile_mean": "statistics",
+    "make_rendered_env": "video",
+    "plot_learning_curves": "plots",
+    "plot_skill_map": "plots",
+    "probability_of_improvement": "statistics",
+    "stratified_bootstrap": "statistics",
+    "write_video": "video",
+}
+__all__ = [
+    "Camera",
+    "HeldSkills",
+    "SkillReport",
+    "evaluate_skills",
+    "hold_skills",
+    "interquartile_mean",
+    "make_rendered_env",
+    "plot_learning_curves",
+    "plot_skill_map",
+    "probability_of_improvement",
+    "stratified_bootstrap",
+    "write_video",
+]
+
+__getattr__, __dir__ = lazy_names(__name__, _HOMES)

@@ -1,0 +1,249 @@
+"""Where a skill policy's folder is: bundled with the package, on this disk, or on the Hugging Face Hub."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from didi_gym.hub.client import LIBRARY, ask_hub, is_outage, outage
+from didi_gym.hub.client import SkillPolicyHubError as SkillPolicyHubError
+from didi_gym.hub.client import hub_errors as hub_errors
+from didi_gym.version import __version__
+
+_PACKAGE = Path(__file__).resolve().parents[1]
+_BUNDLED = (_PACKAGE / "_hub", _PACKAGE.parent / "hub")  # in a wheel; in a source checkout
+_FILES = ("config.json", "model.safetensors")
+_WEIGHTS = _FILES[1]
+_PICKLES = (".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".zip")
+_HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
+_REVISION = re.compile(r"(?!.*\.\.)\w[\w./+-]*")  # part of a path in the client's cache
+_COMMIT = re.compile(r"[0-9a-f]{40}")
+
+
+@dataclass(frozen=True)
+class KnownModel:
+    """A published skill policy that this version of the package knows, from `models.toml`."""
+
+    name: str
+    repo_id: str
+    revision: str | None
+    """The commit it was published at; None where it is not published yet."""
+    sha256: str
+    """Of the bytes of its weights, `model.safetensors`."""
+    dataset: str
+    env_id: str
+    license: str
+    """As the Hub names it, e.g. mit."""
+    description: str
+    """What its skills are, in one line."""
+
+
+def list_pretrained() -> list[str]:
+    """Names of the skill policies that come with this installation."""
+    return sorted({path.parent.name for root in _BUNDLED for path in root.glob("*/config.json")})
+
+
+def known_models() -> dict[str, KnownModel]:
+    """Published skill policies by name; those that are not bundled are fetched from the Hub at their commit."""
+    if sys.version_info >= (3, 11):
+        import tomllib
+    else:
+        import tomli as tomllib
+    table = next((root / "models.toml" for root in _BUNDLED if (root / "models.toml").is_file()), None)
+    entries = tomllib.loads(table.read_text(encoding="utf-8")) if table else {}
+    return {name: KnownModel(name, **{"revision": None, **entry}) for name, entry in entries.items()}
+
+
+def weights_sha256(folder: str | Path) -> str:
+    """The sha256 of a policy folder's `model.safetensors`, as 64 hex digits."""
+    return _digest(Path(folder) / _WEIGHTS, hashlib.sha256())
+
+
+def resolve(
+    name_or_path: str | Path,
+    *,
+    revision: str | None = None,
+    token: str | None = None,
+    cache_dir: str | Path | None = None,
+    local_files_only: bool = False,
+    force_download: bool = False,
+) -> tuple[Path, str | None]:
+    """The folder of a skill policy, and the commit it was fetched at (None for local folders).
+
+    Only a Hub id (`owner/name`, with an optional `@revision`) touches the network, or the name of a known model that is
+    not bundled, or not in the revision asked for. A commit that is in the cache costs no request. Where the Hub does
+    not answer, the commit that a branch or tag was last seen at is taken from the cache.
+
+    Raises:
+        SkillPolicyHubError: no such folder, bundled name or Hub model, or it could not be fetched whole and sound.
+    """
+    path = Path(name_or_path).expanduser()
+    name = str(name_or_path)
+    if name and path.is_dir():  # Path("") would be the present folder
+        return path, None
+    if name in list_pretrained() and (revision is None or name not in known_models()):
+        return next(root / name for root in _BUNDLED if (root / name / "config.json").is_file()), None
+    base, at, pinned = name.partition("@")
+    model = known_models().get(base)
+    repo_id = model.repo_id if model else base
+    if isinstance(name_or_path, Path) or not _HUB_ID.fullmatch(repo_id) or name.startswith((".", "/", "~")):
+        raise SkillPolicyHubError(
+            f"{name!r} is neither a folder, nor a bundled policy ({', '.join(list_pretrained()) or 'none here'}), "
+            f"nor a Hub id (owner/name)"
+        )
+    if revision and pinned and revision != pinned:
+        raise SkillPolicyHubError(f"{name!r} names revision {pinned!r}, but revision={revision!r} was asked for")
+    asked = revision or (pinned if at else model.revision if model else None)
+    settings: dict[str, Any] = {"token": token, "cache_dir": cache_dir, "force_download": force_download}
+    folder = fetch(repo_id, asked, local_files_only=local_files_only, **settings)
+    _check_known(folder, repo_id, asked)
+    return folder, folder.name
+
+
+def fetch(
+    repo_id: str,
+    revision: str | None = None,
+    *,
+    files: tuple[str, ...] = _FILES,
+    what: str = "skill policy",
+    token: str | None = None,
+    cache_dir: str | Path | None = None,
+    local_files_only: bool = False,
+    force_download: bool = False,
+) -> Path:
+    """The folder in the client's cache that holds `files` of a repository, all of one commit, whose name it has.
+
+    Args:
+        what: What they make up, for messages.
+
+    Raises:
+        SkillPolicyHubError: they could not be fetched whole and sound.
+    """
+    if revision is not None and not _REVISION.fullmatch(revision):
+        raise SkillPolicyHubError(
+            f"{revision!r} cannot be a revision of {repo_id}: expected a branch, a tag, a commit's 40 digits or "
+            f"refs/pr/1"
+        )
+    settings: dict[str, Any] = {"token": token, "cache_dir": cache_dir, "force_download": force_download}
+    with hub_errors(repo_id, revision, token=token):
+        folder = _fetch(repo_id, revision, files, what, local_files_only=local_files_only, **settings)
+    _check_files(folder, repo_id, files)
+    return folder
+
+
+def _fetch(
+    repo_id: str,
+    revision: str | None,
+    files: tuple[str, ...],
+    what: str,
+    *,
+    token: str | None,
+    cache_dir: str | Path | None,
+    local_files_only: bool,
+    force_download: bool,
+) -> Path:
+    """The snapshot's folder in the client's cache: one commit for all files; what fails is the client's error."""
+    from huggingface_hub import HfApi, constants, snapshot_download
+    from huggingface_hub.errors import LocalEntryNotFoundError
+
+    def snapshot(**how: Any) -> Path:
+        return Path(
+            snapshot_download(
+                repo_id,
+                revision=revision,
+                token=token,
+                cache_dir=cache_dir,
+                allow_patterns=list(files),
+                **LIBRARY,
+                **how,
+            )
+        )
+
+    def cached() -> Path | None:
+        try:
+            folder = snapshot(local_files_only=True)
+        except LocalEntryNotFoundError:
+            return None
+        return folder if all((folder / name).is_file() for name in files) else None
+
+    offline = local_files_only or constants.HF_HUB_OFFLINE
+    where = f"the cache ({cache_dir or constants.HF_HUB_CACHE})"
+    if offline and force_download:
+        raise SkillPolicyHubError(f"{repo_id} cannot be downloaded anew offline: leave out force_download=True")
+    is_commit = _COMMIT.fullmatch(revision or "") is not None
+    if (offline or is_commit) and not force_download and (folder := cached()):
+        return folder
+    if offline:
+        switch = "local_files_only=True was asked for" if local_files_only else "HF_HUB_OFFLINE is set"
+        raise SkillPolicyHubError(
+            f"{repo_id} (revision {revision or 'main'}) is not in {where} as a whole, and {switch}: "
+            f"load it once with a network"
+        )
+    try:
+        # Asked first because the client waits for this without a limit, or repeats the question for 23 seconds.
+        info = ask_hub(lambda: HfApi(token=token, **LIBRARY).model_info(repo_id, revision=revision, timeout=60))
+    except Exception as error:
+        if not is_outage(error):
+            raise
+        if not force_download and (folder := cached()):
+            return folder
+        raise SkillPolicyHubError(
+            f"{outage(error)}, and {repo_id} (revision {revision or 'main'}) is not in {where}: "
+            f"check the network and HF_ENDPOINT, or try again later"
+        ) from error
+    _check_listing(repo_id, {sibling.rfilename for sibling in info.siblings or []}, files, what)
+    return snapshot(force_download=force_download)
+
+
+# -- what was fetched ----------------------------------------------------------------------------------------------
+def _check_listing(repo_id: str, found: set[str], files: tuple[str, ...], what: str) -> None:
+    if missing := [name for name in files if name not in found]:
+        pickles = sorted(name for name in found if name.endswith(_PICKLES) and name not in files)
+        beside = f"; it has {', '.join(pickles[:5])}, but pickles are never read" if pickles else ""
+        raise SkillPolicyHubError(f"{repo_id} is no {what} of didi_gym: it has no {' and no '.join(missing)}{beside}")
+
+
+def _check_files(folder: Path, repo_id: str, files: tuple[str, ...]) -> None:
+    """Compare a snapshot with what the Hub calls its files: the client's cache names contents by their hash."""
+    repo_folder = folder.parent.parent
+    inside = (repo_folder.resolve(), repo_folder.parent.resolve() / "blobs")  # the second is shared by repositories
+    for path in (folder / name for name in files):
+        if not any(root in path.resolve().parents for root in inside):
+            raise SkillPolicyHubError(f"{path} leads out of the cache, to {path.resolve()}: delete {repo_folder}")
+        if not path.is_symlink():
+            continue  # a copy, on systems without links: its hash is not known
+        name = path.readlink().name
+        if len(name) == 64:
+            found = _digest(path, hashlib.sha256())
+        elif len(name) == 40:
+            found = _digest(path, hashlib.sha1(b"blob %d\0" % path.stat().st_size))
+        else:
+            continue
+        if found != name:
+            raise SkillPolicyHubError(
+                f"{path.name} of {repo_id} is corrupt in the cache ({path}): load it once with force_download=True"
+            )
+
+
+def _check_known(folder: Path, repo_id: str, asked: str | None) -> None:
+    """Known models are checked at the commit they were published at, and where no other revision was asked for."""
+    for model in known_models().values():
+        if model.repo_id != repo_id or (asked is not None and folder.name != model.revision):
+            continue
+        if (found := weights_sha256(folder)) != model.sha256:
+            raise SkillPolicyHubError(
+                f"the weights of {repo_id} at commit {folder.name} are not those that didi_gym {__version__} knows "
+                f"(sha256 {found}, expected {model.sha256}): upgrade didi_gym or, where you trust that commit, ask for "
+                f"it by name: {repo_id}@{folder.name}"
+            )
+
+
+def _digest(path: Path, digest: Any) -> str:
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()

@@ -1,0 +1,371 @@
+"""Skill execution inside one environment: running chunks of actions and scoring a skill.
+
+Imports no torch: this module runs in environment worker processes, while planning stays in the main process.
+"""
+
+from __future__ import annotations
+
+import sys
+import traceback
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+from gymnasium import spaces
+from gymnasium.vector.utils import batch_space, create_empty_array, iterate
+
+from didi_gym.wrappers.rewards import Reward, RewardRule
+
+_TIME_LIMIT_RESET = gym.wrappers.TimeLimit.reset.__code__
+TerminateFn = Callable[[Any, np.ndarray, int], bool]
+
+SKILL_KEYS = frozenset(
+    {
+        "skill_length",
+        "skill_return",
+        "skill_interrupted",
+        "skill_over",
+        "skill_error",
+        "skill_achieved_goals",
+        "skill_rewards",
+    }
+)
+"""The keys that skill execution adds to an environment's info."""
+
+
+class SkillExecutor(gym.Wrapper, gym.utils.RecordConstructorArgs):
+    """Runs chunks of low-level actions inside one environment and reports once per skill.
+
+    Unlike `SkillActionWrapper` it holds no policy: whoever steps it sends the actions. So it can live in a worker
+    process while one planner serves many environments. An action is a Dict of
+
+    - `actions`: an array of shape `(replan_every, *action shape)`; for Discrete(n) low-level actions
+      `(replan_every, n)`, one-hot (of other numbers the largest counts);
+    - `n`: how many of them to run;
+    - `duration`: low-level steps of the skill that begins here; 0 goes on with the running one;
+    - `last`: whether these complete the skill;
+    - `skill`: z `(skill_dim,)`, only with a `terminate_fn`, which gets it.
+
+    A skill stops after its duration, where `terminate_fn` says so, or where the episode ends: from then on actions do
+    nothing, and reward, terminated and truncated are reported by the step with `last=1`, as is the info described in
+    `finish`. Steps with `last=0` report reward 0, no end, and only `skill_over` in their info.
+
+    Args:
+        env: an environment with a Box or Discrete action space.
+        skill_duration: the most low-level steps k of a skill; where None, with `until_done`, those of the
+            environment's time limit.
+        replan_every: the most actions in one step; `skill_duration` where None.
+        reward, discount: see `RewardRule`.
+        until_done: skills last until the episode ends, so that its end is no interruption.
+        terminate_fn: `(observation, skill, steps) -> bool`, asked after each low-level step whether the skill ends
+            here; `steps` counts those of this skill. It ends the skill, not the episode.
+        skill_dim: numbers in a skill, needed with `terminate_fn`.
+        report_errors: give errors of the environment to the main process, as `skill_error` (what, traceback) in an
+            otherwise empty info, for workers whose errors would be lost.
+    """
+
+    def __init__(
+        self,
+        env: gym.Env,
+        *,
+        skill_duration: int | None = None,
+        replan_every: int | None = None,
+        reward: Reward = "sum",
+        discount: float = 1.0,
+        until_done: bool = False,
+        terminate_fn: TerminateFn | None = None,
+        skill_dim: int | None = None,
+        report_errors: bool = False,
+    ) -> None:
+        if skill_duration is None:
+            skill_duration = _time_limit(env, until_done)
+        replan_every = skill_duration if replan_every is None else replan_every
+        gym.utils.RecordConstructorArgs.__init__(
+            self,
+            _disable_deepcopy=True,
+            skill_duration=skill_duration,
+            replan_every=replan_every,
+            reward=reward,
+            discount=discount,
+            until_done=until_done,
+            terminate_fn=terminate_fn,
+            skill_dim=skill_dim,
+            report_errors=report_errors,
+        )
+        gym.Wrapper.__init__(self, env)
+        _refuse_nested(env)
+        if skill_duration < 1 or replan_every < 1:
+            raise ValueError(
+                f"skill_duration and replan_every must be at least 1, got {skill_duration} and {replan_every}"
+            )
+        if terminate_fn is not None and skill_dim is None:
+            raise ValueError("terminate_fn gets the skill: pass skill_dim=, the numbers in a skill")
+        self.skill_duration = skill_duration
+        self.reward_rule = RewardRule(reward, discount)
+        self.low_level_steps = 0
+        """Low-level steps taken since construction."""
+        self.observation: Any = None
+        """The latest observation: what the next chunk is planned from."""
+        self._until_done, self._terminate_fn, self._report_errors = until_done, terminate_fn, report_errors
+        self._low_level_space = env.action_space
+        self._goal_space = _goal_space(env)
+        self._terminated = self._truncated = False
+        self._needs_reset = True
+        self._last_info: dict[str, Any] = {}
+        self._skill: np.ndarray | None = None
+        self._forget_skill()
+        vectors = action_vectors(env.action_space)
+        shape = (replan_every, *vectors.shape)
+        low, high = (np.broadcast_to(bound, shape) for bound in (vectors.low, vectors.high))
+        discrete = isinstance(env.action_space, spaces.Discrete)
+        parts: dict[str, spaces.Space] = {
+            "actions": spaces.MultiBinary(shape) if discrete else spaces.Box(low, high, dtype=vectors.dtype),
+            "n": spaces.Discrete(replan_every + 1),
+            "duration": spaces.Discrete(skill_duration + 1),
+            "last": spaces.Discrete(2),
+        }
+        if skill_dim is not None and terminate_fn is not None:
+            parts["skill"] = spaces.Box(-np.inf, np.inf, (skill_dim,), np.float32)
+        self._action_shape = vectors.shape
+        self.action_space = spaces.Dict(parts)
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
+        refuse_outer_time_limit(self)
+        try:
+            self.observation, info = self.env.reset(seed=seed, options=options)
+        except Exception as error:
+            return self._nothing_but(error)
+        self._terminated = self._truncated = self._needs_reset = False
+        self._forget_skill()
+        return self.observation, info
+
+    def step(self, action: dict[str, Any]) -> tuple[Any, float, bool, bool, dict[str, Any]]:
+        try:
+            if action["duration"]:
+                self.begin(int(action["duration"]), action.get("skill"))
+            self.run(action["actions"][: int(action["n"])])
+            if action["last"]:
+                return self.finish()
+        except Exception as error:
+            observation, info = self._nothing_but(error)
+            return observation, 0.0, False, False, info
+        return self.observation, 0.0, False, False, {"skill_over": self.over}
+
+    def begin(self, duration: int, skill: np.ndarray | None = None) -> None:
+        """Begin a skill of `duration` low-level steps, at most `skill_duration`; `skill` is for `terminate_fn`."""
+        if self._needs_reset:
+            raise gym.error.ResetNeeded("no episode is running: call reset() before the first skill and after an end")
+        if not 1 <= duration <= self.skill_duration:
+            raise ValueError(f"a skill lasts 1..{self.skill_duration} low-level steps here, got {duration}")
+        self._forget_skill()
+        self._duration, self._skill = duration, skill
+
+    def run(self, actions: np.ndarray) -> bool:
+        """Continue the skill with `actions` `(n, *action shape)`, moved into their space, until it is over.
+
+        Returns:
+            Whether the skill is over.
+        """
+        if actions.shape[1:] != self._action_shape:
+            raise ValueError(f"low-level actions must have shape (n, *{self._action_shape}), got {actions.shape}")
+        if self.over:
+            return True
+        rewards, goals, step = self._rewards, self._goals, self.env.step
+        for action in to_actions(actions[: self._duration - len(rewards)], self._low_level_space):
+            self.observation, reward, terminated, truncated, self._last_info = step(action)
+            if goals is not None:
+                goals[len(rewards)] = self.observation["achieved_goal"]
+            rewards.append(float(reward))
+            self.low_level_steps += 1
+            if terminated or truncated:
+                self._terminated, self._truncated = bool(terminated), bool(truncated)
+                break
+            if self._terminate_fn is not None:
+                assert self._skill is not None  # whoever begins a skill gives it
+                self._stopped = bool(self._terminate_fn(self.observation, self._skill, len(rewards)))
+                if self._stopped:
+                    break
+        return self.over
+
+    def finish(self) -> tuple[Any, float, bool, bool, dict[str, Any]]:
+        """End the skill and report it.
+
+        Returns:
+            observation, reward, terminated, truncated and the info of the last low-level step, with
+
+            - `skill_length` (int): low-level steps taken;
+            - `skill_return` (float): their undiscounted sum of rewards;
+            - `skill_interrupted` (bool): it ended before its duration, with the episode (unless it was meant to last
+              until then) or because `terminate_fn` said so;
+            - in goal environments, `skill_achieved_goals` `(k, *goal shape)`, filled up with the last one, and
+              `skill_rewards` `(k,)`, filled up with zeros.
+
+            A skill without a single step (a vector environment's reset step) reports reward 0 and no info.
+        """
+        length, reward, info = len(self._rewards), 0.0, {}
+        if length:
+            if clash := SKILL_KEYS & self._last_info.keys():
+                raise ValueError(f"the environment's info already has {sorted(clash)}; rename these keys in a wrapper")
+            rewards = np.zeros(self.skill_duration)
+            rewards[:length] = self._rewards
+            reward = self.reward_rule.total(rewards[:length])
+            info = {
+                **self._last_info,
+                "skill_length": length,
+                "skill_return": sum(self._rewards),
+                "skill_interrupted": length < self._duration and not (self._until_done and self.ended),
+            }
+            if self._goals is not None:
+                self._goals[length:] = self._goals[length - 1]
+                info["skill_achieved_goals"] = self._goals
+                info["skill_rewards"] = rewards
+        self._needs_reset = self._needs_reset or self.ended
+        self._forget_skill()
+        return self.observation, reward, self._terminated, self._truncated, info
+
+    @property
+    def ended(self) -> bool:
+        """Whether the episode has ended, inside this skill or before it."""
+        return self._terminated or self._truncated
+
+    @property
+    def over(self) -> bool:
+        """Whether no skill is running, or the running one takes no more actions."""
+        return len(self._rewards) >= self._duration or self._terminated or self._truncated or self._stopped
+
+    def goal_rewards(self, achieved_goals: np.ndarray, desired_goals: np.ndarray) -> np.ndarray:
+        """The base environment's reward at every low-level step of n skills, had the goals been others.
+
+        Args:
+            achieved_goals: `(n, k, *goal shape)`, as in `skill_achieved_goals`.
+            desired_goals: `(n, *goal shape)`.
+
+        Returns:
+            `(n, k)` float64.
+        """
+        if self._goal_space is None:
+            raise ValueError("goal rewards need a goal environment: achieved_goal, desired_goal and compute_reward")
+        n, k = achieved_goals.shape[:2]
+        achieved = achieved_goals.reshape(n * k, *achieved_goals.shape[2:])
+        desired = np.repeat(desired_goals, k, axis=0)
+        rewards = self.env.get_wrapper_attr("compute_reward")(achieved, desired, [{}] * (n * k))
+        return np.asarray(rewards, dtype=np.float64).reshape(n, k)
+
+    def compute_reward(self, achieved_goal: np.ndarray, desired_goal: np.ndarray, info: Any) -> Any:
+        """The reward of one skill, or of n, for another desired goal: scored as in `step`, at every low-level step.
+
+        Args:
+            achieved_goal: `(*goal shape)` or `(n, *goal shape)`, unused: what counts is what was achieved on the way.
+            desired_goal: `(*goal shape)` or `(n, *goal shape)`.
+            info: the info of the skill, or n of them.
+
+        Returns:
+            A float, or `(n,)`.
+
+        Raises:
+            ValueError: an info without `skill_achieved_goals`.
+        """
+        desired = np.asarray(desired_goal)
+        many = self._goal_space is None or desired.ndim > len(self._goal_space.shape)
+        infos: Sequence[dict[str, Any]] = info if many else [info]
+        if not all("skill_achieved_goals" in item for item in infos):
+            raise ValueError(
+                "the reward of a skill depends on the goals achieved on the way: expected 'skill_achieved_goals' in "
+                "every info, got an info without; use didi_gym.sb3.SkillHerReplayBuffer, or "
+                "HerReplayBuffer(copy_info_dict=True)"
+            )
+        achieved = np.stack([item["skill_achieved_goals"] for item in infos])
+        lengths = np.array([item["skill_length"] for item in infos])
+        totals = self.reward_rule.totals(self.goal_rewards(achieved, desired if many else desired[None]), lengths)
+        return totals if many else float(totals[0])
+
+    def _nothing_but(self, error: Exception) -> tuple[Any, dict[str, Any]]:
+        """Some observation, and the info that reports an error with its traceback; the error itself unless asked to."""
+        if not self._report_errors:
+            raise error
+        nothing = create_empty_array(self.observation_space, n=1, fn=np.zeros)
+        report = f"{type(error).__name__}: {error}", traceback.format_exc()
+        return next(iter(iterate(batch_space(self.observation_space, 1), nothing))), {"skill_error": report}
+
+    def _forget_skill(self) -> None:
+        self._duration, self._stopped = 0, False
+        self._skill = None
+        self._rewards: list[float] = []
+        goal = self._goal_space
+        self._goals: np.ndarray | None = (
+            None if goal is None else np.empty((self.skill_duration, *goal.shape), goal.dtype)
+        )
+        self._last_info = {}
+
+
+def action_vectors(space: spaces.Space) -> spaces.Box:
+    """The box in which a policy's action vectors for this action space lie: itself, or [0, 1]^n for Discrete(n).
+
+    Raises:
+        ValueError: another kind of space.
+    """
+    if isinstance(space, spaces.Box):
+        return space
+    if isinstance(space, spaces.Discrete):
+        return spaces.Box(0.0, 1.0, (int(space.n),), np.float32)
+    raise ValueError(f"skills run in environments with a Box or Discrete action space, got {space}")
+
+
+def to_actions(vectors: np.ndarray, space: spaces.Space) -> np.ndarray:
+    """Action vectors `(n, ...)` as low-level actions: clipped into a Box, or the index of the largest number."""
+    if isinstance(space, spaces.Discrete):
+        return to_discrete(vectors, space)
+    assert isinstance(space, spaces.Box)
+    return np.clip(vectors, space.low, space.high).astype(space.dtype, copy=False)
+
+
+def to_discrete(vectors: np.ndarray, space: spaces.Discrete) -> np.ndarray:
+    """Discrete actions `(...)` named by vectors `(..., n)`: the index of the largest number."""
+    return space.start + vectors.argmax(axis=-1)
+
+
+def _goal_space(env: gym.Env) -> spaces.Box | None:
+    space = env.observation_space
+    if not isinstance(space, spaces.Dict) or not {"achieved_goal", "desired_goal"} <= set(space.spaces):
+        return None
+    goal = space["achieved_goal"]
+    return goal if isinstance(goal, spaces.Box) and env.has_wrapper_attr("compute_reward") else None
+
+
+def _time_limit(env: gym.Env, until_done: bool) -> int:
+    limit = env.spec.max_episode_steps if until_done and env.spec is not None else None
+    if limit is None:
+        raise ValueError(
+            "how long may a skill last? Pass skill_duration=, or until_done=True for an environment with a time limit "
+            "(gymnasium.make(..., max_episode_steps=n), or gymnasium.wrappers.TimeLimit)"
+        )
+    return limit
+
+
+def _refuse_nested(env: gym.Env) -> None:
+    layer = env
+    while isinstance(layer, gym.Wrapper):
+        if hasattr(layer, "skill_duration"):
+            raise ValueError(f"the environment already runs skills: found {type(layer).__name__} inside; wrap it once")
+        layer = layer.env
+
+
+def refuse_outer_time_limit(env: gym.Wrapper) -> None:
+    """Raise ValueError where a TimeLimit around `env` is calling its `reset`.
+
+    A wrapper cannot see what is around it, but a TimeLimit whose `reset` is running can be asked what it holds.
+    """
+    frame = sys._getframe(2)
+    while frame is not None:
+        if frame.f_code is _TIME_LIMIT_RESET:
+            layer = frame.f_locals["self"]
+            while isinstance(layer, gym.Wrapper) and layer is not env:
+                layer = vars(layer).get("env")  # absent where a wrapper's constructor calls `reset`
+            if layer is env:
+                raise ValueError(
+                    "a TimeLimit around a skill-action environment counts skills, not low-level steps, and ends "
+                    "episodes unseen by a Monitor inside; put it inside: SkillActionWrapper(TimeLimit(env, n), ...) or "
+                    "didi_gym.make(env_id, policy, max_episode_steps=n)"
+                )
+        frame = frame.f_back  # type: ignore[assignment]

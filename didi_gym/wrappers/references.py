@@ -1,0 +1,128 @@
+"""A policy for an environment: loaded by name, named for a spec, and refused where it does not fit.
+
+Imports no torch.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from gymnasium import spaces
+from gymnasium.envs.registration import EnvSpec
+
+from didi_gym.core.observations import is_bound
+from didi_gym.wrappers.executor import action_vectors
+
+if TYPE_CHECKING:
+    from didi_gym.models.policy import SkillPolicy
+
+
+def resolve_settings(
+    policy: SkillPolicy, skill_duration: int | Sequence[int] | None, until_done: bool, replan_every: int | None
+) -> tuple[tuple[int, ...], int]:
+    """The durations an agent can choose from (none where the environment's time limit decides), and `replan_every`.
+
+    Raises:
+        ValueError: a setting out of range.
+    """
+    config = policy.config
+    durations: tuple[int, ...]
+    if skill_duration is None:
+        durations = () if until_done else (config.skill_duration,)
+    else:
+        durations = tuple(skill_duration) if isinstance(skill_duration, Sequence) else (skill_duration,)
+    if any(not isinstance(duration, (int, np.integer)) or duration < 1 for duration in durations) or (
+        skill_duration is not None and not durations
+    ):
+        raise ValueError(f"skill_duration must be a number of low-level steps, or several, got {skill_duration!r}")
+    if len(set(durations)) < len(durations) or (until_done and len(durations) > 1):
+        raise ValueError(f"until_done takes one skill_duration or none, and durations differ; got {skill_duration!r}")
+    if replan_every is None:
+        replan_every = min((config.replan_every, *durations))
+    if not 1 <= replan_every <= config.actions_per_plan:
+        raise ValueError(
+            f"replan_every must be in 1..{config.actions_per_plan}, the policy's horizon, got {replan_every}; a skill "
+            "may last longer than one plan, it is then planned again on the way"
+        )
+    return tuple(int(duration) for duration in durations), replan_every
+
+
+def load_policy(policy: Any, device: str) -> SkillPolicy:
+    """The live policy meant by a bundled name, a Hub id, a folder, or itself."""
+    if policy is None:
+        raise ValueError(
+            "policy is None. If this came from an environment's spec: it was recorded from a live policy that has no "
+            "name; save_pretrained() that policy, load it with from_pretrained(), and wrap again"
+        )
+    if not isinstance(policy, (str, Path)):
+        return policy
+    from didi_gym.models.policy import SkillPolicy  # torch loads here, so that importing the wrappers stays quick
+
+    return SkillPolicy.from_pretrained(policy, device=device)
+
+
+def policy_reference(policy: SkillPolicy) -> str | None:
+    """A string from which `policy` can be loaded again, pinned to its revision; None where there is none."""
+    if policy.name_or_path is None or policy.revision is None:
+        return policy.name_or_path and str(policy.name_or_path)
+    return f"{policy.name_or_path.partition('@')[0]}@{policy.revision}"
+
+
+def pinned(spec: EnvSpec | None, policy: SkillPolicy) -> EnvSpec | None:
+    """A spec whose keyword arguments name a policy, with this one named, pinned to its revision."""
+    if spec is None or "policy" not in spec.kwargs:
+        return spec
+    spec = copy.deepcopy(spec)
+    spec.kwargs["policy"] = policy_reference(policy)
+    return spec
+
+
+def check_actions(space: spaces.Space, policy: SkillPolicy) -> None:
+    """Raise ValueError where an environment's actions are not those that `policy` was trained on."""
+    vectors, ours = action_vectors(space), (policy.action_low, policy.action_high)
+    same_kind = isinstance(space, spaces.Discrete) == policy.config.discrete_actions
+    same = vectors.shape == ours[0].shape and all(
+        # the policy's bound is the data's extreme where the space has none
+        np.array_equal(own[is_bound(bound)], bound[is_bound(bound)].astype(np.float32))
+        for own, bound in zip(ours, (vectors.low, vectors.high), strict=True)
+    )
+    if not (same_kind and same):
+        raise _other_actions(space, policy)
+
+
+def check_executors(space: spaces.Space, policy: SkillPolicy, factory: str) -> tuple[int, int]:
+    """The longest skill and `replan_every` of environments with this action space, which must be `SkillExecutor`s'.
+
+    Raises:
+        TypeError: they run no skills; the message names the `factory` that makes such environments.
+        ValueError: their low-level actions are not those that `policy` was trained on.
+    """
+    if not isinstance(space, spaces.Dict) or not {"actions", "n", "duration", "last"} <= set(space.spaces):
+        raise TypeError(
+            f"stepping environments together would run skills across episode ends, so each must be a SkillExecutor: "
+            f"got environments with the action space {space}; use {factory}, or wrap each in "
+            "didi_gym.wrappers.executor.SkillExecutor"
+        )
+    chunk, duration = space["actions"], space["duration"]
+    assert isinstance(duration, spaces.Discrete)
+    if isinstance(chunk, spaces.MultiBinary):
+        low_level: spaces.Space = spaces.Discrete(chunk.shape[-1])
+    else:
+        assert isinstance(chunk, spaces.Box)
+        low_level = spaces.Box(chunk.low[0], chunk.high[0], dtype=chunk.dtype)
+    check_actions(low_level, policy)
+    return int(duration.n) - 1, chunk.shape[0]
+
+
+def _other_actions(space: spaces.Space, policy: SkillPolicy) -> ValueError:
+    low, high = policy.action_low, policy.action_high
+    expected = spaces.Discrete(len(low)) if policy.config.discrete_actions else spaces.Box(low, high)
+    return ValueError(
+        f"the environment's actions are not those the policy was trained on: expected {expected}, got {space}; use the "
+        f"policy's environment ({policy.config.env_id or 'not recorded'}) or, where only units differ, "
+        "gymnasium.wrappers.RescaleAction inside"
+    )

@@ -1,0 +1,219 @@
+import tracemalloc
+
+import gymnasium as gym
+import minari
+import numpy as np
+import pytest
+from gymnasium import spaces
+from minari.data_collector import EpisodeBuffer
+
+from didi_gym.data.dataset import DatasetError, TrajectoryDataset
+from didi_gym.data.episodes import Packer
+from tests.examples import BODY
+
+
+def _episodes(lengths, width=3, seed=0):
+    rng = np.random.default_rng(seed)
+    return [(rng.normal(size=(n + 1, width)), rng.uniform(-1, 1, (n, 2))) for n in lengths]
+
+
+def test_windows_lie_within_one_episode_and_every_one_is_counted_once():
+    dataset = TrajectoryDataset.from_episodes(_episodes([5, 2, 9, 4]))
+    horizon = 4
+    starts = dataset.window_starts(np.arange(dataset.num_windows(horizon)), horizon)
+    assert starts.tolist() == [0, 1, *range(7, 13), 16]  # episodes start at 0, 5, 7, 16; the second is too short
+    states, actions = dataset.windows(starts, horizon)
+    assert states.shape == (9, 4, 3) and actions.shape == (9, 4, 2)
+    np.testing.assert_array_equal(states[8], dataset.observations[16:20])
+
+
+def test_packing_keeps_every_number_and_drops_the_last_observation():
+    episodes = _episodes([5, 2])
+    dataset = TrajectoryDataset.from_episodes(episodes)
+    np.testing.assert_allclose(dataset.observations[5:7], episodes[1][0][:2], rtol=1e-6)
+    np.testing.assert_allclose(dataset.actions[:5], episodes[0][1], rtol=1e-6)
+    assert dataset.observations.dtype == dataset.actions.dtype == np.float32
+    np.testing.assert_allclose(dataset.action_low, dataset.actions.min(0))
+
+
+def test_a_split_keeps_episodes_whole_shares_memory_and_repeats():
+    dataset = TrajectoryDataset.from_episodes(_episodes([6] * 20))
+    train, test = dataset.split()
+    assert len(train.lengths) == 18 and len(test.lengths) == 2
+    assert not set(train.starts) & set(test.starts) and np.shares_memory(train.observations, dataset.observations)
+    np.testing.assert_array_equal(dataset.split()[1].starts, test.starts)
+    alone = TrajectoryDataset.from_episodes(_episodes([6]))
+    assert all(len(part.lengths) == 1 for part in alone.split())
+
+
+def test_a_split_for_a_horizon_leaves_out_episodes_without_a_window_so_that_both_parts_have_some():
+    dataset = TrajectoryDataset.from_episodes(_episodes([3] * 18 + [9, 9]))
+    train, test = dataset.split(horizon=8)
+    assert train.num_windows(8) == test.num_windows(8) == 2 and train.starts[0] != test.starts[0]
+    for part in TrajectoryDataset.from_episodes(_episodes([3, 9, 3])).split(horizon=8):
+        assert part.lengths.tolist() == [9]
+    with pytest.raises(DatasetError, match="longest of 20 episodes has 9 steps, the horizon is 10"):
+        dataset.split(horizon=10)
+
+
+def test_data_in_which_nothing_differs_is_refused():
+    states, actions = _episodes([6])[0]
+    with pytest.raises(DatasetError, match="no action differs"):
+        TrajectoryDataset.from_episodes([(states, np.ones((6, 2)))]).require_change()
+    with pytest.raises(DatasetError, match="no feature changes in any episode"):
+        TrajectoryDataset.from_episodes([(np.full((7, 3), i), actions) for i in range(2)]).require_change()
+    TrajectoryDataset.from_episodes([(states * [1, 0, 0], actions * [0, 1])]).require_change()
+
+
+def test_bounds_that_are_none_become_the_datas_extremes():
+    episodes = _episodes([6])
+    dataset = TrajectoryDataset.from_episodes(
+        episodes, action_low=[-np.inf, -np.finfo(np.float32).max], action_high=[np.inf, 2.0]
+    )
+    np.testing.assert_allclose(dataset.action_low, episodes[0][1].min(0), rtol=1e-6)
+    np.testing.assert_allclose(dataset.action_high, [episodes[0][1][:, 0].max(), 2.0], rtol=1e-6)
+
+
+def test_memory_is_the_datas_own_size_and_windows_cost_nothing():
+    def stream():
+        for i in range(200):
+            yield i, np.full((1001, 20), i, np.float32), np.zeros((1000, 4), np.float32)
+
+    tracemalloc.start()
+    packer = Packer(200 * 1000)
+    for episode in stream():
+        packer.add(*episode)
+    dataset = TrajectoryDataset(**packer.finish())
+    dataset.num_windows(16)
+    dataset.window_starts(np.arange(128), 16)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 1.1 * 200 * 1000 * 24 * 4
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda o, a: (o.__setitem__((2, 1), np.nan) or o, a), r"episode 1: observations\[2, 1\] is nan"),
+        (lambda o, a: (o, a.__setitem__((0, 1), np.inf) or a), r"episode 1: actions\[0, 1\] is inf"),
+        (lambda o, a: (o[:, :2], a), "episode 1: observations have 2 numbers, those of earlier episodes 3"),
+        (lambda o, a: (o[:3], a), "3 observations do not go with 6 actions"),
+        (lambda o, a: (o[:, 0], a), r"observations must be rows of numbers, got \(7,\)"),
+        (lambda o, a: (o.astype(object), a), "rows of numbers"),
+    ],
+)
+def test_a_bad_episode_is_named_with_its_field(change, words):
+    episodes = _episodes([6, 6])
+    episodes[1] = change(*episodes[1])
+    with pytest.raises(DatasetError, match=words):
+        TrajectoryDataset.from_episodes(episodes)
+
+
+def test_no_episode_as_long_as_the_horizon_is_said_with_the_longest():
+    with pytest.raises(DatasetError, match="longest of 2 episodes has 6 steps, the horizon is 16"):
+        TrajectoryDataset.from_episodes(_episodes([6, 5])).require_horizon(16)
+
+
+def test_an_empty_data_set_and_a_wrong_layout_are_refused():
+    with pytest.raises(DatasetError, match="no episodes"):
+        TrajectoryDataset.from_episodes([])
+    with pytest.raises(DatasetError, match=r"must have shape \(steps, 8\)"):
+        TrajectoryDataset.from_episodes(_episodes([6]), BODY)
+
+
+class _Env(gym.Env):
+    def __init__(self, observation_space, action_space):
+        self.observation_space, self.action_space = observation_space, action_space
+
+
+def _store(dataset_id, observation_space, action_space, steps=9, episodes=3):
+    rng = np.random.default_rng(0)
+
+    def observation():
+        if isinstance(observation_space, spaces.Dict):
+            return {k: rng.normal(size=(steps + 1, *s.shape)).astype(s.dtype) for k, s in observation_space.items()}
+        return rng.normal(size=(steps + 1, *observation_space.shape)).astype(observation_space.dtype)
+
+    discrete = isinstance(action_space, spaces.Discrete)
+    actions = (
+        rng.integers(2, size=steps) if discrete else rng.uniform(-1, 1, (steps, *action_space.shape)).astype(np.float32)
+    )
+    buffers = [
+        EpisodeBuffer(
+            id=i,
+            observations=observation(),
+            actions=actions,
+            rewards=np.zeros(steps),
+            terminations=np.zeros(steps, bool),
+            truncations=np.arange(steps) == steps - 1,
+        )
+        for i in range(episodes)
+    ]
+    return minari.create_dataset_from_buffers(
+        dataset_id,
+        buffers,
+        observation_space=observation_space,
+        action_space=action_space,
+        algorithm_name="none",
+        author="didi_gym",
+        author_email="none@example.org",
+        code_permalink="none",
+        description="x",
+    )
+
+
+BOX = spaces.Box(-np.inf, np.inf, (4,), np.float64)
+ACTION = spaces.Box(-2.0, 1.0, (2,), np.float32)
+
+
+@pytest.fixture
+def local(tmp_path, monkeypatch):
+    monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path))
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning:minari")
+@pytest.mark.usefixtures("local")
+class TestMinari:
+    def test_a_box_data_set_loads_with_its_bounds_and_source(self):
+        _store("test/box-v0", BOX, ACTION)
+        dataset = TrajectoryDataset.from_minari("test/box-v0")
+        assert dataset.observations.shape == (27, 4) and dataset.starts.tolist() == [0, 9, 18]
+        assert dataset.action_low.tolist() == [-2, -2] and dataset.action_high.tolist() == [1, 1]
+        assert dataset.layout.sources[0].size == 4 and dataset.dataset_id == "test/box-v0"
+
+    def test_chosen_indices_become_the_state_and_are_recorded(self):
+        stored = _store("test/box-v0", BOX, ACTION)
+        dataset = TrajectoryDataset.from_minari("test/box-v0", indices=(3, 1))
+        first = next(iter(stored.iterate_episodes())).observations
+        np.testing.assert_allclose(dataset.observations[:9], first[:9][:, [3, 1]], rtol=1e-6)
+        assert dataset.layout.state_source.indices == (3, 1)
+
+    def test_dict_observations_are_joined_in_the_order_asked_for(self):
+        space = spaces.Dict({"a": spaces.Box(-9, 9, (1,)), "observation": BOX, "goal": spaces.Box(-9, 9, (2,))})
+        stored = _store("test/dict-v0", space, ACTION)
+        first = next(iter(stored.iterate_episodes())).observations
+        assert TrajectoryDataset.from_minari("test/dict-v0").observations.shape[1] == 4  # `observation` by default
+        dataset = TrajectoryDataset.from_minari("test/dict-v0", keys=("goal", "a"))
+        np.testing.assert_allclose(dataset.observations[:9], np.hstack([first["goal"], first["a"]])[:9], rtol=1e-6)
+        assert dataset.layout.sources[0].keys == ("goal", "a")
+
+    def test_what_cannot_be_used_is_refused_with_the_reason(self):
+        _store("test/whole-v0", BOX, spaces.Box(0, 5, (2,), np.int64))
+        with pytest.raises(DatasetError, match="actions must be real numbers"):
+            TrajectoryDataset.from_minari("test/whole-v0")
+        _store("test/few-v0", BOX, ACTION)
+        with pytest.raises(ValueError, match=r"indices \(9,\) must lie in 0..3"):
+            TrajectoryDataset.from_minari("test/few-v0", indices=(9,))
+        _store("test/image-v0", spaces.Box(0, 255, (4, 4), np.uint8), ACTION)
+        with pytest.raises(DatasetError, match="observations must be a flat Box"):
+            TrajectoryDataset.from_minari("test/image-v0")
+        _store("test/dict-v0", spaces.Dict({"a": BOX, "image": spaces.Box(0, 255, (2, 2), np.uint8)}), ACTION)
+        with pytest.raises(DatasetError, match="'image' must be a flat Box"):
+            TrajectoryDataset.from_minari("test/dict-v0", keys=("image",))
+        with pytest.raises(DatasetError, match="observation key 'b' must be a flat Box, got None"):
+            TrajectoryDataset.from_minari("test/dict-v0", keys=("b",))
+        _store("test/box-v0", BOX, ACTION)
+        with pytest.raises(DatasetError, match="the observation is no Dict"):
+            TrajectoryDataset.from_minari("test/box-v0", keys=("a",))
+        with pytest.raises(DatasetError, match="make it with `didi-gym data`, or fetch it"):
+            TrajectoryDataset.from_minari("test/absent-v0")

@@ -1,0 +1,136 @@
+"""Behaviours are found in data without labels: clusters, their borders, and clusters too rare to be behaviours."""
+
+import itertools
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from didi_gym.data.dataset import DatasetError, TrajectoryDataset
+from didi_gym.training import BehaviourConfig
+from didi_gym.training.segmentation import Segmentation, _viterbi, balanced_rows, cluster_windows, refine, separation
+from tests.examples import gait_action, gait_dataset, point_dataset
+
+CONFIG = BehaviourConfig(window=24, stride=4)
+
+
+def purity(segmentation: Segmentation, labels: np.ndarray) -> float:
+    table = np.zeros((segmentation.skills, 3))
+    np.add.at(table, (segmentation.labels, labels), 1)
+    return table.max(axis=1).sum() / table.sum()
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_behaviours_of_whole_episodes_are_told_apart(seed):
+    dataset, labels = gait_dataset(seed=seed)
+    found = cluster_windows(dataset, 5, CONFIG, seed)
+    assert 3 <= found.skills <= 5
+    assert purity(found, labels) > 0.95
+    np.testing.assert_allclose(found.shares().sum(), 1)
+
+
+def test_gaits_are_clearly_separate_and_wandering_is_not():
+    assert separation(gait_dataset()[0], CONFIG, clusters=5) > 0.5
+    rng = np.random.default_rng(0)
+    walks = [np.cumsum(rng.normal(size=(200, 2)), axis=0) for _ in range(12)]
+    wandering = TrajectoryDataset.from_episodes(
+        [(walk, np.clip(np.diff(walk, axis=0, append=walk[-1:]), -1, 1)) for walk in walks],
+        action_low=[-1, -1],
+        action_high=[1, 1],
+    )
+    assert separation(wandering, CONFIG, clusters=5) < 0.5
+
+
+def test_refining_with_the_policies_errors_sharpens_the_borders():
+    dataset, labels = gait_dataset(switch=True)
+    rough = cluster_windows(dataset, 5, CONFIG)
+    laws = [np.bincount(labels[rough.labels == skill]).argmax() for skill in range(rough.skills)]
+    planned = np.stack([gait_action(dataset.observations, law) for law in laws], axis=1)
+    errors = np.square(planned - dataset.actions[:, None]).mean(-1)
+    refined = refine(dataset, errors, BehaviourConfig(window=24, stride=4, smoothing=5))
+    assert purity(refined, labels) > max(purity(rough, labels), 0.97)
+
+
+def test_the_same_seed_gives_the_same_assignment():
+    dataset, _ = gait_dataset()
+    first, second = cluster_windows(dataset, 5, CONFIG, 3), cluster_windows(dataset, 5, CONFIG, 3)
+    assert (first.labels == second.labels).all()
+
+
+def test_viterbi_finds_the_cheapest_path():
+    rng = np.random.default_rng(0)
+    costs = rng.normal(size=(6, 3))
+    stay = 0.8
+
+    def price(path):
+        moves = sum(-np.log(stay if a == b else (1 - stay) / 2) for a, b in itertools.pairwise(path))
+        return moves + sum(costs[step, skill] for step, skill in enumerate(path))
+
+    every_path = np.stack(np.meshgrid(*[range(3)] * 6), axis=-1).reshape(-1, 6)
+    best = min(price(path) for path in every_path)
+    assert price(_viterbi(costs, stay)) == pytest.approx(best)
+
+
+def test_a_rare_cluster_goes_with_what_follows_it():
+    dataset = point_dataset(episodes=2, steps=60)
+    costs = np.ones((120, 3))
+    costs[:2, 2] = costs[2:60, 0] = costs[60:118, 1] = costs[118:, 2] = -100
+    found = refine(dataset, costs - costs.min() + 1e-3, BehaviourConfig(window=16, smoothing=1, stay=0.5))
+    assert found.skills == 2
+    assert found.labels.tolist() == [0] * 60 + [1] * 60
+
+
+@pytest.mark.parametrize(
+    ("episodes", "error_on_the_other", "expected"),
+    [
+        (("0101", "1010", "2222", "2222"), 1.5, 2),  # they take turns and act nearly alike: one behaviour
+        (("0101", "1010", "2222", "2222"), 9.0, 3),  # they take turns, but act otherwise
+        (("0202", "1212", "2020", "2121"), 1.5, 3),  # nearly alike, but neither follows the other
+    ],
+)
+def test_a_behaviour_that_was_cut_in_two_becomes_one_again(episodes, error_on_the_other, expected):
+    dataset = point_dataset(episodes=4, steps=60)
+    truth = np.repeat([int(skill) for skill in "".join(episodes)], 15)
+    errors = np.full((240, 3), 30.0)
+    errors[truth == 0, 1] = errors[truth == 1, 0] = error_on_the_other
+    errors[np.arange(240), truth] = 1
+    config = BehaviourConfig(window=16, smoothing=1, stay=0.5)
+    found = refine(dataset, errors, config)
+    assert found.skills == expected
+    assert len(set(zip(found.labels, truth, strict=True))) == 3  # every step is where the others of its kind are
+    assert refine(dataset, errors, replace(config, merge_ratio=1)).skills == 3
+
+
+def test_episodes_shorter_than_the_smoothing_are_refined_too():
+    dataset = point_dataset(episodes=2, steps=12)
+    costs = np.tile([[1.0, 0.1]], (24, 1))
+    assert refine(dataset, costs, BehaviourConfig(smoothing=20)).labels.tolist() == [0] * 24
+
+
+def test_rows_are_drawn_alike_for_skills_of_unlike_shares_and_only_from_their_own():
+    labels = np.array([-1] * 5 + [0] * 90 + [1] * 9 + [2])
+    rows, skills = balanced_rows(Segmentation(labels, 3), 3000, torch.Generator().manual_seed(0))
+    assert (labels[rows.numpy()] == skills.numpy()).all()
+    assert np.bincount(skills.numpy()).min() > 900
+
+
+def test_a_window_is_no_longer_than_half_of_the_episodes():
+    dataset = point_dataset(episodes=6, steps=18)
+    assert (cluster_windows(dataset, 3, BehaviourConfig(window=32)).labels >= 0).all()
+    short = point_dataset(episodes=3, steps=6)
+    with pytest.raises(
+        DatasetError, match=r"at least 12 steps, but half of the episodes have at most 6.*behaviours\.steps=0"
+    ):
+        cluster_windows(short, 3, BehaviourConfig())
+
+
+def test_episodes_too_short_to_tell_belong_to_no_skill_until_they_are_refined():
+    episodes = [
+        *([(np.zeros((61, 2)) + np.arange(61)[:, None], np.zeros((60, 2)))] * 3),
+        (np.zeros((9, 2)), np.zeros((8, 2))),
+    ]
+    dataset = TrajectoryDataset.from_episodes(episodes, action_low=[-1, -1], action_high=[1, 1])
+    rough = cluster_windows(dataset, 2, BehaviourConfig(window=16))
+    assert (rough.labels[:180] >= 0).all() and (rough.labels[180:] == -1).all()
+    assert (refine(dataset, np.tile([[0.1, 1.0]], (188, 1)), BehaviourConfig()).labels == 0).all()
