@@ -16,7 +16,7 @@ skill's rewards, and an agent over skills optimises the return of the low-level 
 Where the agent chooses among several durations, no `gamma ** k` is right: SB3's own then take a decision to cost the
 same whatever its length, and learn to take long skills.
 
-`make_vec_env` makes the environments, with one planner for all of them:
+`make_vec_env` makes the environments, with one controller for all of them:
 
     >>> env = make_vec_env("AntMaze_Open-v5", "ant-directions", n_envs=4, continuing_task=False, discount=0.99)
     >>> hindsight = {"replay_buffer_class": SkillHerReplayBuffer, "replay_buffer_kwargs": {"gamma": 0.99}}

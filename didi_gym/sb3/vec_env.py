@@ -16,7 +16,7 @@ from stable_baselines3.common.env_util import make_vec_env as make_monitored
 from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecEnv, VecEnvWrapper
 from stable_baselines3.common.vec_env.base_vec_env import VecEnvIndices, VecEnvObs, VecEnvStepReturn
 
-from didi_gym.wrappers.controller import Engine, EngineName, MaskFn, ObservationFn, Schedule, SkillPlanner, rows_of
+from didi_gym.wrappers.controller import Engine, EngineName, MaskFn, ObservationFn, Schedule, SkillController, rows_of
 from didi_gym.wrappers.executor import SkillExecutor
 from didi_gym.wrappers.ids import SKILL_ID
 from didi_gym.wrappers.make import VECTOR_ONLY, EnvId, known_pair, make_wrapped, split_settings
@@ -72,7 +72,7 @@ class SkillActionVecEnvWrapper(VecEnvWrapper):
         self.policy = load_policy(policy, device)
         longest, replan_every = check_executors(venv.action_space, self.policy, "didi_gym.sb3.make_vec_env")
         durations, _ = resolve_settings(self.policy, skill_duration or longest, False, replan_every)
-        self._planner = SkillPlanner(
+        self._controller = SkillController(
             self.policy,
             venv.observation_space,
             durations=durations,
@@ -89,7 +89,7 @@ class SkillActionVecEnvWrapper(VecEnvWrapper):
             "skill_durations": durations,
             "spec": None,
         }
-        super().__init__(venv, action_space=self._planner.action_space)
+        super().__init__(venv, action_space=self._controller.action_space)
         self._keys = tuple(venv.action_space.spaces)  # type: ignore[attr-defined]
         self.replan_every = replan_every
         self.low_level_steps = 0
@@ -113,7 +113,7 @@ class SkillActionVecEnvWrapper(VecEnvWrapper):
         """Plan one skill in every environment, `actions` `(n_envs, ...)`, and let the environments begin it."""
         if self._inputs is None:
             raise gym.error.ResetNeeded("call reset() before the first step()")
-        self._schedule = self._planner.schedule(actions, self._inputs, idle=np.zeros(self.num_envs, dtype=bool))
+        self._schedule = self._controller.schedule(actions, self._inputs, idle=np.zeros(self.num_envs, dtype=bool))
         self._send(self._schedule)
 
     def step_wait(self) -> VecEnvStepReturn:
@@ -133,8 +133,8 @@ class SkillActionVecEnvWrapper(VecEnvWrapper):
 
     def _look(self, observations: Any) -> None:
         """Take from observations what the next step needs: the caller may write into the arrays it gets."""
-        self._inputs = self._planner.batch_inputs(observations, np.arange(self.num_envs))
-        self._kept = self._planner.kept(observations)
+        self._inputs = self._controller.batch_inputs(observations, np.arange(self.num_envs))
+        self._kept = self._controller.kept(observations)
 
     def _check(self, infos: Sequence[dict[str, Any]]) -> None:
         """Raise `WorkerError` for what the environment of a worker raised."""
@@ -157,12 +157,12 @@ class SkillActionVecEnvWrapper(VecEnvWrapper):
         return np.stack(self._all_masks())
 
     def _all_masks(self) -> list[np.ndarray]:
-        return list(self._planner.masks(rows_of(self._kept, self.num_envs)))
+        return list(self._controller.masks(rows_of(self._kept, self.num_envs)))
 
     def _mask(self, index: int) -> np.ndarray:
         return self._all_masks()[index]
 
-    # What the planner owns is not in the environments, so these answer before they ask there.
+    # What the controller owns is not in the environments, so these answer before they ask there.
     def get_attr(self, attr_name: str, indices: VecEnvIndices = None) -> list[Any]:
         if attr_name in self._own:
             return [self._own[attr_name] for _ in self._get_indices(indices)]

@@ -1,5 +1,5 @@
 """Planning for environments whose actions are skills: what an agent's action means, what the policy reads, and which
-chunks of low-level actions follow. One planner serves one environment or many. Imports no torch.
+chunks of low-level actions follow. One controller serves one environment or many. Imports no torch.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ Engine = Callable[[np.ndarray, np.ndarray, int], np.ndarray]
 """`(inputs (n, inputs), skills (n, skill_dim), steps) -> actions (n, steps, action_dim)`, environment units."""
 
 
-class SkillPlanner:
+class SkillController:
     """Turns agents' actions into skills, and skills into low-level actions.
 
     Args:
@@ -183,7 +183,7 @@ class Schedule:
     Ask for a `chunk`, have it executed, `observe` what it led to, until `finished`.
 
     Args:
-        planner: what plans.
+        controller: what plans.
         skills: `(n, skill_dim)`.
         durations: low-level steps of each skill `(n,)`.
         inputs: what the first chunk is planned from, `(n, inputs)`.
@@ -192,13 +192,13 @@ class Schedule:
 
     def __init__(
         self,
-        planner: SkillPlanner,
+        controller: SkillController,
         skills: np.ndarray,
         durations: np.ndarray,
         inputs: np.ndarray,
         idle: np.ndarray,
     ) -> None:
-        self._planner, self._skills = planner, skills
+        self._controller, self._skills = controller, skills
         self._begin = np.where(idle, 0, durations)
         self._left = self._begin.copy()
         self._rows = np.flatnonzero(self._left)  # of the environments whose skills go on
@@ -208,11 +208,11 @@ class Schedule:
 
     def chunk(self) -> dict[str, np.ndarray]:
         """The next chunk for every environment."""
-        planner, rows = self._planner, self._rows
-        n = np.minimum(self._left, planner.replan_every)
-        actions = planner.no_actions(len(n))
+        controller, rows = self._controller, self._rows
+        n = np.minimum(self._left, controller.replan_every)
+        actions = controller.no_actions(len(n))
         if rows.size:
-            actions[rows] = planner.plan(self._inputs, self._skills[rows])
+            actions[rows] = controller.plan(self._inputs, self._skills[rows])
         self._left -= n
         self.finished = not self._left.any()
         chunk = {
@@ -229,7 +229,7 @@ class Schedule:
         """Plan the next chunk from these observations, with no more actions where skills are `over` `(n,)`."""
         self._left[over] = 0
         self._rows = np.flatnonzero(self._left)
-        self._inputs = self._planner.batch_inputs(observations, self._rows)
+        self._inputs = self._controller.batch_inputs(observations, self._rows)
 
 
 def row_of(observations: Any, row: int) -> Any:

@@ -38,7 +38,7 @@ class SkillExecutor(gym.Wrapper, gym.utils.RecordConstructorArgs):
     """Runs chunks of low-level actions inside one environment and reports once per skill.
 
     Unlike `SkillActionWrapper` it holds no policy: whoever steps it sends the actions. So it can live in a worker
-    process while one planner serves many environments. An action is a Dict of
+    process while one controller serves many environments. An action is a Dict of
 
     - `actions`: an array of shape `(replan_every, *action shape)`; for Discrete(n) low-level actions
       `(replan_every, n)`, one-hot (of other numbers the largest counts);

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import gymnasium as gym
 import numpy as np
 
-from didi_gym.wrappers.controller import Engine, EngineName, MaskFn, ObservationFn, SkillPlanner
+from didi_gym.wrappers.controller import Engine, EngineName, MaskFn, ObservationFn, SkillController
 from didi_gym.wrappers.executor import SkillExecutor, TerminateFn, refuse_outer_time_limit
 from didi_gym.wrappers.references import check_actions, load_policy, policy_reference, resolve_settings
 from didi_gym.wrappers.rewards import Reward, RewardRule
@@ -23,7 +23,7 @@ class SkillActionWrapper(gym.Wrapper, gym.utils.RecordConstructorArgs):
 
     Use it where a task is too long for low-level actions: an agent then decides once in `skill_duration` steps, and
     every decision already is a coherent movement. The action space is the policy's skill space; the observation space
-    is unchanged. For many environments with one planner use `didi_gym.make_vec` instead; it gives the same transitions.
+    is unchanged. For many environments with one controller use `didi_gym.make_vec` instead; it gives the same transitions.
 
     A step plans from the latest observation, runs `replan_every` low-level actions, plans again, and ends when
     `skill_duration` of them are done or the episode ends, whichever comes first. Its info is that of the last
@@ -135,7 +135,7 @@ class SkillActionWrapper(gym.Wrapper, gym.utils.RecordConstructorArgs):
         self.skill_duration = self._executor.skill_duration
         self.skill_durations = durations or (self.skill_duration,)
         check_actions(env.action_space, self.policy)
-        self._planner = SkillPlanner(
+        self._controller = SkillController(
             self.policy,
             env.observation_space,
             durations=self.skill_durations,
@@ -148,7 +148,7 @@ class SkillActionWrapper(gym.Wrapper, gym.utils.RecordConstructorArgs):
         self._closed = False
         self._inputs: np.ndarray | None = None
         self._kept: Any = None
-        self.action_space = self._planner.action_space
+        self.action_space = self._controller.action_space
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
         refuse_outer_time_limit(self)
@@ -169,16 +169,16 @@ class SkillActionWrapper(gym.Wrapper, gym.utils.RecordConstructorArgs):
             ValueError: not one action, or one that is not finite.
             gymnasium.error.ResetNeeded: no episode is running.
         """
-        skill, duration = self._planner.decode(action)
+        skill, duration = self._controller.decode(action)
         if duration.ndim:
             raise ValueError(f"expected one action, of shape {self.action_space.shape}, got shape {np.shape(action)}")
-        executor, planner = self._executor, self._planner
+        executor, controller = self._executor, self._controller
         executor.begin(int(duration), skill)
         assert self._inputs is not None  # an episode is running
-        over = executor.run(planner.plan(self._inputs[None], skill[None])[0])
+        over = executor.run(controller.plan(self._inputs[None], skill[None])[0])
         while not over:
-            inputs = planner.inputs(executor.observation)
-            over = executor.run(planner.plan(inputs[None], skill[None])[0])
+            inputs = controller.inputs(executor.observation)
+            over = executor.run(controller.plan(inputs[None], skill[None])[0])
         result = executor.finish()
         if not executor.ended:
             self._look(result[0])
@@ -186,11 +186,11 @@ class SkillActionWrapper(gym.Wrapper, gym.utils.RecordConstructorArgs):
 
     def _look(self, observation: Any) -> None:
         """Take from an observation what the next step needs: the caller may write into the array it gets."""
-        self._inputs, self._kept = self._planner.inputs(observation), self._planner.kept(observation)
+        self._inputs, self._kept = self._controller.inputs(observation), self._controller.kept(observation)
 
     def action_masks(self) -> np.ndarray:
         """Which discrete actions are allowed now, bool `(actions,)`: what `sb3_contrib.MaskablePPO` asks for."""
-        return self._planner.masks([self._kept])[0]
+        return self._controller.masks([self._kept])[0]
 
     def close(self) -> None:
         if not self._closed:

@@ -15,7 +15,7 @@ from gymnasium.vector import AsyncVectorEnv, AutoresetMode, VectorEnv, VectorWra
 from gymnasium.vector.async_vector_env import AsyncState
 from gymnasium.vector.utils import batch_space
 
-from didi_gym.wrappers.controller import Engine, EngineName, MaskFn, ObservationFn, SkillPlanner, rows_of
+from didi_gym.wrappers.controller import Engine, EngineName, MaskFn, ObservationFn, SkillController, rows_of
 from didi_gym.wrappers.references import check_executors, load_policy, pinned, resolve_settings
 from didi_gym.wrappers.workers import WORKER_TIMEOUT, WorkerError, Workers
 
@@ -83,7 +83,7 @@ class SkillActionVectorWrapper(VectorWrapper):
             )
         durations, _ = resolve_settings(self.policy, skill_duration or longest, False, replan_every)
         self.skill_duration, self.replan_every = longest, replan_every
-        self._planner = SkillPlanner(
+        self._controller = SkillController(
             self.policy,
             env.single_observation_space,
             durations=durations,
@@ -93,11 +93,11 @@ class SkillActionVectorWrapper(VectorWrapper):
             engine=engine,
             batch_invariant=batch_invariant,
         )
-        self.single_action_space = self._planner.action_space
-        self.action_space = batch_space(self._planner.action_space, env.num_envs)
+        self.single_action_space = self._controller.action_space
+        self.action_space = batch_space(self._controller.action_space, env.num_envs)
         self.low_level_steps = 0
         self._mode = mode
-        self._inputs = np.zeros((env.num_envs, self._planner.num_inputs), np.float32)
+        self._inputs = np.zeros((env.num_envs, self._controller.num_inputs), np.float32)
         self._kept: Any = None
         self._ended = np.zeros(env.num_envs, dtype=bool)
         self._make: Callable[[], SkillActionVectorWrapper] | None = None
@@ -138,7 +138,7 @@ class SkillActionVectorWrapper(VectorWrapper):
                 'disabled: call reset(options={"reset_mask": terminations | truncations}) first'
             )
         resetting = self._ended if self._mode == AutoresetMode.NEXT_STEP else np.zeros(self.num_envs, dtype=bool)
-        schedule = self._planner.schedule(actions, self._inputs, idle=resetting)
+        schedule = self._controller.schedule(actions, self._inputs, idle=resetting)
         reset_infos: dict[str, Any] | None = None
         while True:
             observations, rewards, terminations, truncations, infos = self._ask(self.env.step, schedule.chunk())
@@ -158,8 +158,8 @@ class SkillActionVectorWrapper(VectorWrapper):
 
     def _look(self, observations: Any, rows: np.ndarray) -> None:
         """Take from observations what the next step needs: the caller may write into the arrays it gets."""
-        self._inputs[rows] = self._planner.batch_inputs(observations, rows)
-        self._kept = self._planner.kept(observations)
+        self._inputs[rows] = self._controller.batch_inputs(observations, rows)
+        self._kept = self._controller.kept(observations)
 
     def _ask(self, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         """Call a method of the vector environment; where it fails half-way through the workers' answers, end them."""
@@ -192,7 +192,7 @@ class SkillActionVectorWrapper(VectorWrapper):
 
     def action_masks(self) -> np.ndarray:
         """Which discrete actions are allowed now, bool `(num_envs, actions)`."""
-        return self._planner.masks(rows_of(self._kept, self.num_envs))
+        return self._controller.masks(rows_of(self._kept, self.num_envs))
 
     @property
     def spec(self) -> EnvSpec | None:  # type: ignore[override]

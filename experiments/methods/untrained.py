@@ -20,14 +20,14 @@ _SAMPLING_STEPS = 20  # denoiser calls per plan
 
 def prior_sampling(run: Run) -> SkillPolicy:
     """Every plan is a sample of the prior from the present state; z only seeds the noise, the same at each plan."""
-    policy = _planner(PriorSampling, run)
+    policy = _controller(PriorSampling, run)
     policy.prior = run.require_prior()
     return policy
 
 
 def random_skills(run: Run) -> SkillPolicy:
     """Every skill is a constant action, held: a random linear map of continuous z, a random table for discrete."""
-    policy = _planner(ConstantActions, run)
+    policy = _controller(ConstantActions, run)
     space, size = run.policy.skill_space, run.policy.config.action_dim
     generator = np.random.default_rng(run.seed)
     if space.is_discrete:
@@ -94,7 +94,7 @@ class ConstantActions(Planner):
         )
 
 
-def _planner(cls: Any, run: Run) -> Any:
+def _controller(cls: Any, run: Run) -> Any:
     policy = cls(replace(run.policy.config, plan_length=None, replan_every=1))
     policy.normalizer.load_state_dict(run.policy.normalizer.state_dict())
     policy.low.copy_(run.policy.low)

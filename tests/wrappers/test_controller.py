@@ -6,27 +6,27 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from didi_gym.wrappers.controller import SkillPlanner, row_of
+from didi_gym.wrappers.controller import SkillController, row_of
 from didi_gym.wrappers.references import resolve_settings
 from tests.doubles import ScriptedPolicy, ToyEnv
 
 SPACE = ToyEnv().observation_space
 
 
-def planner(kind="box", durations=(6,), **kwargs):
-    return SkillPlanner(ScriptedPolicy(kind), SPACE, durations=durations, replan_every=4, **kwargs)
+def controller(kind="box", durations=(6,), **kwargs):
+    return SkillController(ScriptedPolicy(kind), SPACE, durations=durations, replan_every=4, **kwargs)
 
 
 def test_one_duration_leaves_the_skill_space_as_it_is():
-    assert planner("box").action_space == gym.spaces.Box(-1, 1, (2,), np.float32)
-    assert planner("discrete").action_space == gym.spaces.Discrete(2)
-    skills, durations = planner("ball").decode(np.array([[3.0, 0.0], [0.0, 0.5]]))
+    assert controller("box").action_space == gym.spaces.Box(-1, 1, (2,), np.float32)
+    assert controller("discrete").action_space == gym.spaces.Discrete(2)
+    skills, durations = controller("ball").decode(np.array([[3.0, 0.0], [0.0, 0.5]]))
     assert skills.tolist() == [[1, 0], [0, 0.5]]
     assert durations.tolist() == [6, 6]
 
 
 def test_durations_cut_one_more_coordinate_into_equal_parts():
-    plan = planner("box", (4, 8, 16))
+    plan = controller("box", (4, 8, 16))
     assert plan.action_space == gym.spaces.Box(-1, 1, (3,), np.float32)
     coordinate = [-1, -0.34, -0.33, 0.33, 0.34, 1, 7]
     actions = np.array([[0.5, -0.5, x] for x in coordinate], dtype=np.float32)
@@ -37,7 +37,7 @@ def test_durations_cut_one_more_coordinate_into_equal_parts():
 
 
 def test_durations_multiply_discrete_actions():
-    plan = planner("discrete", (4, 8, 16))
+    plan = controller("discrete", (4, 8, 16))
     assert plan.action_space == gym.spaces.Discrete(6)
     skills, durations = plan.decode(np.arange(6))
     assert skills.argmax(axis=1).tolist() == [0, 0, 0, 1, 1, 1]
@@ -46,7 +46,7 @@ def test_durations_multiply_discrete_actions():
 
 @given(seed=st.integers(0, 999), kind=st.sampled_from(["box", "ball", "sphere", "discrete"]))
 def test_every_action_of_the_space_names_a_skill_and_a_duration(seed, kind):
-    plan = planner(kind, (3, 5))
+    plan = controller(kind, (3, 5))
     plan.action_space.seed(seed)
     skill, duration = plan.decode(plan.action_space.sample())
     assert np.abs(skill).max() <= 1 and skill.shape == (2,)
@@ -66,26 +66,26 @@ def test_every_action_of_the_space_names_a_skill_and_a_duration(seed, kind):
 )
 def test_an_action_that_names_nothing_is_refused(kind, action, message):
     with pytest.raises(ValueError, match=message):
-        planner(kind, (3, 5)).decode(action)
+        controller(kind, (3, 5)).decode(action)
 
 
 def test_a_mask_counts_for_every_duration():
-    plan = planner("discrete", (4, 8), mask_fn=lambda observation: [observation[2] > 0, True])
+    plan = controller("discrete", (4, 8), mask_fn=lambda observation: [observation[2] > 0, True])
     observations = np.array([[0, 0, 1.0], [0, 0, -1.0]])
     masks = plan.masks([row_of(observations, row) for row in range(2)])
     assert masks.tolist() == [[True] * 4, [False, False, True, True]]
-    assert planner("discrete").masks([observations[0]]).tolist() == [[True, True]]
+    assert controller("discrete").masks([observations[0]]).tolist() == [[True, True]]
 
 
 def test_masks_are_for_discrete_skills():
     with pytest.raises(ValueError, match="mask_fn says which discrete skills are allowed, but these are continuous"):
-        planner("box", mask_fn=lambda observation: [True, True])
+        controller("box", mask_fn=lambda observation: [True, True])
     with pytest.raises(ValueError, match="action masks are for discrete skills"):
-        planner("box").masks([np.zeros(3)])
+        controller("box").masks([np.zeros(3)])
 
 
 def test_an_engine_may_be_a_function():
-    plan = planner(engine=lambda inputs, skills, steps: np.full((len(inputs), steps, 2), 0.25))
+    plan = controller(engine=lambda inputs, skills, steps: np.full((len(inputs), steps, 2), 0.25))
     assert plan.plan(np.zeros((3, 2)), np.zeros((3, 2))).shape == (3, 4, 2)
 
 
