@@ -7,7 +7,8 @@ from pathlib import Path
 
 import numpy as np
 from rows import Row, number, scores
-from words import METHODS, OURS, short
+from words import OURS, short
+from words import method as in_words
 
 from didi_gym.metrics import interquartile_mean
 
@@ -36,7 +37,7 @@ def plot_scores(rows: list[Row], datasets: Sequence[str], file: Path) -> None:
         axes.set_xlabel("combined score")
         axes.set_xlim(-0.02, 1)
         axes.grid(axis="x", alpha=0.3)
-    np.atleast_1d(panels)[0].set_yticks(range(len(methods)), [METHODS[m] for m in methods])
+    np.atleast_1d(panels)[0].set_yticks(range(len(methods)), [in_words(m) for m in methods])
     figure.tight_layout()
     figure.savefig(file, dpi=120)
     plt.close(figure)

@@ -82,4 +82,5 @@ def is_mixture(dataset: str) -> bool:
 
 def method(label: str, dataset: str = "") -> str:
     """A method in words: on a mixture of behaviours the default is another algorithm."""
-    return BEHAVIOURS[label] if is_mixture(dataset) else METHODS[label]
+    known = {**METHODS, **BEHAVIOURS} if is_mixture(dataset) else METHODS
+    return known.get(label, label)
