@@ -7,10 +7,10 @@ from pathlib import Path
 
 import numpy as np
 from rows import Row, number, scores
+from words import OURS, short
+from words import method as in_words
 
 from didi_gym.evaluation.statistics import interquartile_mean
-
-OURS = "didi"
 
 
 def plot_scores(rows: list[Row], datasets: Sequence[str], file: Path) -> None:
@@ -23,7 +23,7 @@ def plot_scores(rows: list[Row], datasets: Sequence[str], file: Path) -> None:
     methods = sorted({r["method"] for r in rows if r["dataset"] in datasets})
     methods.sort(key=lambda m: np.mean([s for d in datasets for s in scores(rows, m, d).values()]))
     figure, panels = plt.subplots(
-        1, len(datasets), figsize=(4.2 * len(datasets), 0.32 * len(methods) + 1.2), sharey=True
+        1, len(datasets), figsize=(4.2 * len(datasets) + 2, 0.32 * len(methods) + 1.2), sharey=True
     )
     for axes, dataset in zip(np.atleast_1d(panels), datasets, strict=True):
         for i, method in enumerate(methods):
@@ -33,11 +33,11 @@ def plot_scores(rows: list[Row], datasets: Sequence[str], file: Path) -> None:
             color = "#0072b2" if method == OURS else "#777777"
             axes.plot(values, np.full(len(values), i), "o", color=color, alpha=0.5, markersize=4)
             axes.plot([interquartile_mean(values[:, None])], [i], "|", color=color, markersize=14, markeredgewidth=2)
-        axes.set_title(dataset.removeprefix("didi/").removesuffix("-v0"))
+        axes.set_title(short(dataset))
         axes.set_xlabel("combined score")
         axes.set_xlim(-0.02, 1)
         axes.grid(axis="x", alpha=0.3)
-    np.atleast_1d(panels)[0].set_yticks(range(len(methods)), methods)
+    np.atleast_1d(panels)[0].set_yticks(range(len(methods)), [in_words(m) for m in methods])
     figure.tight_layout()
     figure.savefig(file, dpi=120)
     plt.close(figure)
@@ -58,8 +58,8 @@ def plot_sensitivity(rows: list[Row], file: Path) -> None:
             "#0072b2",
             lambda r: number(r, "mutual_information_bits") / number(r, "mutual_information_ceiling"),
         ),
-        ("fidelity", "#d55e00", lambda r: number(r, "fidelity")),
-        ("real / planned", "#009e73", lambda r: number(r, "spread_ratio")),
+        ("rollouts like the data", "#d55e00", lambda r: number(r, "fidelity")),
+        ("executed / planned spread", "#009e73", lambda r: number(r, "spread_ratio")),
     )
     for axes, study in zip(panels[0], studies, strict=True):
         own = [r for r in rows if r["study"] == study]

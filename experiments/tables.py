@@ -1,45 +1,44 @@
-"""Every table and figure of the results, from the committed CSVs: docs/results.md, its pictures, and README's tables.
+"""Every table and figure of the pages, from the committed results: README.md, docs/results.md, docs/performance.md.
 
     make paper-tables
 
-It trains and simulates nothing. The commands that made the CSVs stand in docs/results.md, above each table.
+It trains and simulates nothing. The commands that made the committed files stand beside each table.
 """
 
 from __future__ import annotations
 
+import json
 import math
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
-from figures import OURS, plot_scores, plot_sensitivity
+from figures import plot_scores, plot_sensitivity
 from rows import RESULTS, ROOT, Row, number, read, scores
+from words import (
+    EQUAL,
+    IN_ONE_HORIZON,
+    LOOPS,
+    METRICS,
+    OURS,
+    RECORDED,
+    STARTS,
+    WHEN_HELD,
+    Metric,
+    method,
+    short,
+)
 
 from didi_gym.evaluation.statistics import interquartile_mean, probability_of_improvement, stratified_bootstrap
 
 DOCS, README = ROOT / "docs", ROOT / "README.md"
-EQUAL = "didi-64-starts"  # ours, measured from as many starts as the rivals, for comparing
-RECORDED = "behaviours"  # what a mixture was recorded from: no rival, but what imitation could reach
-
-METRICS = (  # column, title, scale, bar
-    ("spread_ratio", "real / planned spread", 1.0, ">= 0.90"),
-    ("mutual_information_bits", "bits within one horizon", 1.0, ">= 3.6 (gaits 3.0)"),
-    ("held_information_bits", "bits, held 8 horizons", 1.0, "or here"),
-    ("mutual_information_ceiling", "their ceiling", 1.0, ""),
-    ("fidelity", "fidelity, %", 100.0, ">= 95"),
-    ("held_fidelity", "fidelity, held 8 horizons, %", 100.0, "or here"),
-    ("falls", "falls, %", 100.0, "<= 3"),
-    ("contact", "wall contact, %", 100.0, ""),
-    ("probe", "probe (R^2 or accuracy)", 1.0, ""),
-    ("coverage", "coverage of the data's cells, %", 100.0, ""),
-    ("vendi", "Vendi score of 8 held skills", 1.0, ""),
-    ("smoothness", "smoothness (0: constant)", 1.0, ""),
-    ("real_spread", "real spread", 1.0, ""),
-    ("held_distance", "distance held, m", 1.0, ""),
-)
-
-_IN_SHORT = {"spread_ratio", "fidelity", "held_fidelity", "falls", "contact", "coverage"}
-_IN_SHORT |= {"mutual_information_bits", "held_information_bits", "mutual_information_ceiling"}
+CONTINUOUS = ("didi/ant-directions-v0", "didi/pointmaze-medium-v0")
+FEWEST = 10  # episodes that reach the goal, for a mean over them to be shown
+AGENTS = {
+    "skills": "SAC + HER over skills",
+    "random": "random skills",
+    "flat": "flat SAC + HER, same features and steps",
+}
 
 
 def estimate(values: Sequence[float], digits: int = 2) -> str:
@@ -59,27 +58,67 @@ def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     return "\n".join(lines + ["| " + " | ".join(row) + " |" for row in rows])
 
 
-def skills_table(rows: list[Row], metrics: Iterable[tuple[str, str, float, str]] = METRICS) -> str:
-    """Our skills on every data set, over skill-training seeds, beside the behaviours that gaits were recorded from."""
+def select(rows: list[Row], **wanted: str) -> list[Row]:
+    """The rows whose columns have the wanted values."""
+    return [row for row in rows if all(row[column] == value for column, value in wanted.items())]
+
+
+def measured(rows: list[Row], column: str) -> str:
+    metric: Metric = METRICS[column]
+    return estimate([metric.scale * number(row, column) for row in rows], metric.digits)
+
+
+def antmaze_table(rows: list[Row]) -> str:
+    """Agents over skills and flat ones, by seed."""
+    lines = []
+    for agent, name in AGENTS.items():
+        own = select(rows, agent=agent)
+        rates = " / ".join(f"{number(r, 'success'):.2f}" for r in own)
+        enough = all(number(r, "success") * number(r, "episodes") >= FEWEST for r in own)
+        steps = " / ".join(f"{number(r, 'steps_to_goal'):.0f}" for r in own) if enough else "-"
+        bold = "**" if agent == "skills" else ""
+        lines.append([f"{bold}{name}{bold}", f"{bold}{rates}{bold}", own[0]["episodes"], steps])
+    seeds = " / ".join(r["seed"] for r in select(rows, agent="skills"))
+    return table(["agent", f"success rate, seeds {seeds}", "test episodes each", "mean steps to the goal"], lines)
+
+
+def intervals_table(rows: list[Row]) -> str:
+    """What `antmaze_table` has no room for."""
+    lines = [
+        [
+            AGENTS[r["agent"]],
+            r["seed"],
+            r["low_level_steps"],
+            f"{number(r, 'success'):.2f} [{number(r, 'low_95'):.2f}, {number(r, 'high_95'):.2f}]",
+            r["episodes"],
+            r["steps_to_goal"] or "-",
+        ]
+        for r in rows
+    ]
+    head = ["agent", "seed", "steps of training", "success [95 % Wilson interval]", "test episodes"]
+    return table([*head, "mean steps to the goal, where reached"], lines)
+
+
+def skills_table(rows: list[Row]) -> str:
+    """Our skills on every data set, over skill-training seeds, beside the policies that gaits were recorded from."""
     columns = {}
-    for dataset in sorted({row["dataset"] for row in rows if row["method"] == OURS}):
-        name = dataset.removeprefix("didi/").removesuffix("-v0")
-        for method, title in ((OURS, name), (RECORDED, f"{name}, the behaviours themselves")):
-            if own := [row for row in rows if (row["method"], row["dataset"]) == (method, dataset)]:
+    for dataset in sorted({row["dataset"] for row in select(rows, method=OURS)}):
+        name = short(dataset)
+        for label, title in ((OURS, name), (RECORDED, f"{name}, the recorded policies themselves")):
+            if own := select(rows, method=label, dataset=dataset):
                 columns[title] = own
-    lines = [["seeds", "", *(str(len({row["seed"] for row in own})) for own in columns.values())]]
-    for column, title, scale, bar in metrics:
-        digits = 1 if scale > 1 else 3 if column in ("smoothness", "real_spread") else 2
-        cells = [estimate([scale * number(row, column) for row in own], digits) for own in columns.values()]
+    lines = [["seeds", *(str(len({row["seed"] for row in own})) for own in columns.values())]]
+    for column in METRICS:
+        cells = [measured(own, column) for own in columns.values()]
         if set(cells) != {"-"}:
-            lines.append([title, bar, *cells])
-    return table(["", "bar", *columns], lines)
+            lines.append([METRICS[column].title, *cells])
+    return table(["", *columns], lines)
 
 
-def improvement(rows: list[Row], method: str, datasets: Sequence[str]) -> str:
+def improvement(rows: list[Row], label: str, datasets: Sequence[str]) -> str:
     """P(ours > method) on the combined score, 95 % interval, over the seeds and data sets that both have."""
-    own_name = EQUAL if any(r["method"] == EQUAL for r in rows) else OURS
-    pairs = [(scores(rows, own_name, d), scores(rows, method, d)) for d in datasets]
+    own_name = EQUAL if select(rows, method=EQUAL) else OURS
+    pairs = [(scores(rows, own_name, d), scores(rows, label, d)) for d in datasets]
     pairs = [pair for pair in pairs if pair[0] and pair[1]]
     seeds = sorted(set.intersection(*(set(own) & set(other) for own, other in pairs))) if pairs else []
     if len(seeds) < 3:
@@ -97,72 +136,83 @@ def improvement(rows: list[Row], method: str, datasets: Sequence[str]) -> str:
 
 def baselines_table(rows: list[Row], datasets: Sequence[str]) -> str:
     """Combined score of every method, and the probability that ours is better."""
-    methods = sorted({r["method"] for r in rows if r["dataset"] in datasets} - {OURS, EQUAL})
-    methods.sort(key=lambda m: -np.mean([s for d in datasets for s in scores(rows, m, d).values()]))
+    labels = sorted({r["method"] for r in rows if r["dataset"] in datasets} - {OURS, EQUAL})
+    labels.sort(key=lambda m: -np.mean([s for d in datasets for s in scores(rows, m, d).values()]))
     lines = []
-    for method in [OURS, *[EQUAL] * any(r["method"] == EQUAL for r in rows), *methods]:
-        cells = [estimate(list(scores(rows, method, d).values())) for d in datasets]
-        seeds = min((len(scores(rows, method, d)) for d in datasets if scores(rows, method, d)), default=0)
-        better = "" if method in (OURS, EQUAL) else improvement(rows, method, datasets)
-        lines.append([method, str(seeds), *cells, better])
-    names = [d.removeprefix("didi/").removesuffix("-v0") for d in datasets]
-    return table(["method", "seeds", *names, "P(ours better)"], lines)
+    for label in [OURS, *[EQUAL] * bool(select(rows, method=EQUAL)), *labels]:
+        cells = [estimate(list(scores(rows, label, d).values())) for d in datasets]
+        seeds = min((len(scores(rows, label, d)) for d in datasets if scores(rows, label, d)), default=0)
+        better = "" if label in (OURS, EQUAL) else improvement(rows, label, datasets)
+        lines.append([method(label), f"`{label}`", str(seeds), *cells, better])
+    return table(["method", "label", "seeds", *map(short, datasets), "probability that ours is better"], lines)
 
 
-def details_table(rows: list[Row], dataset: str) -> str:
-    """What the combined score is made of, for one data set."""
-    own = [r for r in rows if r["dataset"] == dataset]
-    columns = ("real_spread", "spread_ratio", "mutual_information_bits", "fidelity", "falls", "coverage", "smoothness")
-    lines = [
-        [m, *(estimate([number(r, c) for r in own if r["method"] == m]) for c in columns)]
-        for m in sorted({r["method"] for r in own}, key=lambda m: (m != OURS, m))
-    ]
-    return table(["method", *(c.replace("_", " ") for c in columns)], lines)
-
-
-def gaits_table(rows: list[Row]) -> str:
-    """Behaviours recovered from gait mixtures, by data set, method and kind of start."""
+def details_table(rows: list[Row], dataset: str, metrics: Mapping[str, Metric]) -> str:
+    """Every metric of every method on one data set; those that nothing was measured for are left out."""
+    own = select(rows, dataset=dataset)
+    labels = sorted({r["method"] for r in own}, key=lambda m: (m != OURS, m != EQUAL, m))
+    columns = [c for c in metrics if any(not math.isnan(number(r, c)) for r in own)]
     lines = []
+    for label in labels:
+        of_method = select(own, method=label)
+        cells = [measured(of_method, column) for column in columns]
+        if set(cells) != {"-"}:
+            lines.append([method(label, dataset), f"`{label}`", *cells])
+    return table(["method", "label", *(metrics[c].title for c in columns)], lines)
+
+
+def all_details(rows: list[Row]) -> str:
+    parts = []
     for dataset in sorted({r["dataset"] for r in rows}):
-        methods = {r["method"] for r in rows if r["dataset"] == dataset}
-        for method in sorted(methods, key=lambda m: (m != OURS, m != RECORDED, m)):
-            for starts in ("reset", "data", "push"):
-                own = [r for r in rows if (r["dataset"], r["method"], r["starts"]) == (dataset, method, starts)]
-                if own:
-                    success = [number(r, "success") for r in own]
-                    slowest, fastest = min(number(r, "slowest") for r in own), max(number(r, "fastest") for r in own)
-                    bits, inside = ([number(r, c) for r in own] for c in ("bits", "fidelity"))
-                    cells = [" / ".join(r["recovered"] for r in own), " / ".join(f"{s:.2f}" for s in success)]
-                    name = dataset.removeprefix("didi/halfcheetah-").removesuffix("-v0")
-                    cells.insert(0, " / ".join(r["skills"] for r in own))
-                    means = [estimate(success), estimate(bits), estimate([100 * share for share in inside], 1)]
-                    lines.append([name, method, starts, *cells, *means, f"{slowest:.1f} to {fastest:.1f}"])
-    head = [
-        "data",
-        "method",
-        "starts",
-        "skills, by seed",
-        "recovered of 8",
-        "success",
-        "success, all seeds",
-        "bits of 3",
-        "fidelity, %",
-    ]
-    return table([*head, "speeds, m/s"], lines)
+        for title, metrics in (("in one horizon", IN_ONE_HORIZON), ("skills held", WHEN_HELD)):
+            parts += [f"**{short(dataset)}, {title}**", details_table(rows, dataset, metrics)]
+    return "\n\n".join(parts)
+
+
+def gaits_table(rows: list[Row], dataset: str) -> str:
+    """Behaviours recovered from one mixture of gaits, by method and kind of start."""
+    lines = []
+    for label in sorted({r["method"] for r in select(rows, dataset=dataset)}, key=lambda m: (m != OURS, m)):
+        for starts, where in STARTS.items():
+            own = select(rows, dataset=dataset, method=label, starts=starts)
+            if not own:
+                continue
+            by_seed = [" / ".join(r[column] for r in own) for column in ("skills", "recovered")]
+            success = [number(r, "success") for r in own]
+            slowest, fastest = min(number(r, "slowest") for r in own), max(number(r, "fastest") for r in own)
+            lines.append(
+                [
+                    method(label, dataset),
+                    f"`{label}`",
+                    where,
+                    *by_seed,
+                    " / ".join(f"{s:.2f}" for s in success),
+                    estimate(success),
+                    estimate([number(r, "bits") for r in own]),
+                    estimate([100 * number(r, "fidelity") for r in own], 1),
+                    f"{slowest:.1f} to {fastest:.1f}",
+                ]
+            )
+    head = ["method", "label", "starts", "skills, by seed", "behaviours recovered, of 8", "success, by seed"]
+    return table([*head, "success, all seeds", "bits, of 3", "rollouts like the data, %", "speeds, m/s"], lines)
 
 
 def assignment_table(rows: list[Row]) -> str:
-    """Skills and purity of assignments without labels, by seed."""
+    """Skills and purity of segmentations without labels, by seed."""
     lines = []
     for dataset, clusters in dict.fromkeys((r["dataset"], r["clusters"]) for r in rows):
-        cells = [dataset.removeprefix("didi/halfcheetah-").removesuffix("-v0"), clusters]
+        cells = [short(dataset), clusters]
         for stage in ("windows", "refined"):
-            own = [r for r in rows if (r["dataset"], r["clusters"], r["stage"]) == (dataset, clusters, stage)]
+            own = select(rows, dataset=dataset, clusters=clusters, stage=stage)
             cells += [" / ".join(r[column] for r in own) for column in ("skills", "covered")]
             cells.append(" / ".join(f"{number(r, 'purity'):.3f}" for r in own))
         lines.append(cells)
-    stages = [f"{what}, {stage}" for stage in ("windows", "refined") for what in ("skills", "covered of 8", "purity")]
-    return table(["data", "clusters", *stages], lines)
+    stages = [
+        f"{what}, {stage}"
+        for stage in ("from windows", "refined")
+        for what in ("skills", "behaviours covered of 8", "purity")
+    ]
+    return table(["data", "clusters asked for", *stages], lines)
 
 
 def sensitivity_table(rows: list[Row]) -> str:
@@ -170,52 +220,143 @@ def sensitivity_table(rows: list[Row]) -> str:
     columns = ("mutual_information_bits", "fidelity", "spread_ratio", "probe", "contact")
     lines = []
     for study, value in dict.fromkeys((r["study"], r["value"]) for r in rows):
-        own = [r for r in rows if (r["study"], r["value"]) == (study, value)]
-        means = [f"{np.mean([number(r, c) for r in own]):.2f}" for c in columns]
-        lines.append([study, value, own[0]["steps"], str(len(own)), *means])
-    return table(["study", "value", "data steps", "seeds", *(c.replace("_", " ") for c in columns)], lines)
+        own = select(rows, study=study, value=value)
+        means = [METRICS[c].scale * np.mean([number(r, c) for r in own]) for c in columns]
+        shown = [f"{mean:.{METRICS[c].digits}f}" for c, mean in zip(columns, means, strict=True)]
+        lines.append([study, value, own[0]["steps"], str(len(own)), *shown])
+    return table(["setting", "value", "data steps", "seeds", *(METRICS[c].title for c in columns)], lines)
 
 
-def generic_table(rows: list[Row]) -> str:
-    """A CSV as it is."""
-    return table([c.replace("_", " ") for c in rows[0]], [list(row.values()) for row in rows])
+def vectors_table(rows: list[Row], part: str) -> str:
+    """Agents trained in several environments at once, by agent and seed."""
+    columns = {
+        "n_envs": "environments",
+        "decisions": "decisions",
+        "mean_skill_length": "mean steps of a skill",
+        "return": "return",
+        "return_by_hand": "return, loop of our own",
+        "steps_to_goal": "steps of an episode",
+        "steps_to_goal_by_hand": "steps, loop of our own",
+        "weights": "checksum of the weights",
+    }
+    lines = [[r["agent"], r["seed"], *(r[column] for column in columns)] for r in select(rows, part=part)]
+    return table(["agent", "seed", *columns.values()], lines)
+
+
+def conservation_table(rows: list[dict[str, float]]) -> str:
+    """Steps and rewards that skill execution reports beside those of the environments."""
+    columns = ("skills", "environment_steps", "sum_of_skill_length", "steps_in_ended_episodes")
+    lines = [
+        [str(r["form"]), *(f"{r[column]:,}" for column in columns), f"{r['absolute_difference_of_rewards']:.1e}"]
+        for r in rows
+    ]
+    titles = ["vector form", "skills", "steps counted by the environments", "sum of `skill_length`"]
+    return table([*titles, "steps in ended episodes", "difference of the sums of rewards"], lines)
+
+
+def to_target_table(rows: list[Row]) -> str:
+    lines = [
+        [
+            LOOPS[r["loop"]],
+            "yes" if r["setting"].endswith(" reached") and "not" not in r["setting"] else "no",
+            *(r[column] for column in ("steps", "seconds", "loss", "ms_per_step", "samples_per_s")),
+            r["matrix_rate_share"],
+        ]
+        for r in select(rows, table="to_target")
+    ]
+    head = ["training loop", "target reached", "steps", "seconds", "held-out loss", "ms per step", "samples per s"]
+    return table([*head, "share of the core's matrix rate"], lines)
+
+
+def growth_table(rows: list[Row]) -> str:
+    columns = ("ms_per_step", "samples_per_s", "matrix_rate_share")
+    lines = [[r["setting"], LOOPS[r["loop"]], *(r[c] for c in columns)] for r in select(rows, table="growth")]
+    return table(["setting", "training loop", "ms per step", "samples per s", "share of the core's matrix rate"], lines)
+
+
+def rates_table(rows: list[Row], replan_every: int) -> str:
+    """Steps per second with skills over those without, for skills of 16 steps."""
+    own = select(rows, k="16", m=str(replan_every))
+    environments = list(dict.fromkeys(r["env"] for r in rows))
+    names = {
+        ("single", "1"): "one environment, `SkillActionWrapper`",
+        ("sync", "8"): '8, `make_vec(..., vectorization_mode="sync")`',
+        ("async", "8"): '8, `make_vec(..., vectorization_mode="async")`',
+        ("dummy", "8"): "8, `sb3.make_vec_env` in one process",
+        ("subproc", "8"): "8, `sb3.make_vec_env` in 8 processes",
+    }
+    lines = []
+    for (form, n), name in names.items():
+        cells = {r["env"]: f"{number(r, 'ratio'):.2f}" for r in select(own, form=form, n=n)}
+        if cells:
+            lines.append([name, *(cells.get(env, "-") for env in environments)])
+    every = "step" if replan_every == 1 else f"{replan_every} steps"
+    return table([f"a new plan every {every}", *environments], lines)
+
+
+def latency_table(rows: list[Row], policy: str) -> str:
+    """Microseconds of a plan of one step."""
+    lines = []
+    for engine in dict.fromkeys(r["engine"] for r in rows):
+        own = select(rows, policy=policy, engine=engine, steps="1")
+        cells = {r["batch"]: f"{number(r, 'p50_us'):,.0f} ({number(r, 'p99_us'):,.0f})" for r in own}
+        if cells:
+            lines.append([f"`{engine}`", *(cells.get(batch, "-") for batch in ("1", "8", "64", "256", "4096"))])
+    return table(["engine or method", "1 observation", "8", "64", "256", "4096"], lines)
+
+
+def memory_table(rows: list[Row]) -> str:
+    lines = [
+        [r["form"], r["n"], r["raw_main_mb"], r["wrapped_main_mb"], r["raw_worker_mb"], r["wrapped_worker_mb"]]
+        for r in rows
+    ]
+    sides = [f"{process}, {side} skills" for process in ("main process", "each worker") for side in ("without", "with")]
+    return table(["form", "environments", *sides], lines)
 
 
 def main() -> None:
-    rows, gaits = read("skills.csv"), read("gaits.csv")
-    continuous = [
-        d for d in ("didi/ant-directions-v0", "didi/pointmaze-medium-v0") if any(r["dataset"] == d for r in rows)
-    ]
-    text = (RESULTS / "results.md.in").read_text()
-    parts = {
+    rows, gaits, mazes = read("skills.csv"), read("gaits.csv"), read("antmaze-open.csv")
+    vectors, sensitivity = read("vector-training.csv"), read("sensitivity.csv")
+    speed, rates = read("benchmarks/results/training_speed.csv"), read("benchmarks/results/step_rate.csv")
+    latency = read("benchmarks/results/plan_latency.csv")
+    of_results = {
+        "ANTMAZE": antmaze_table(mazes),
+        "INTERVALS": intervals_table(mazes),
+        "VECTORS": vectors_table(vectors, "sac"),
+        "LENGTHS": vectors_table(vectors, "signal"),
+        "MAZES": vectors_table(vectors, "ppo"),
         "SKILLS": skills_table(rows),
-        "BASELINES": baselines_table(rows, continuous),
-        "DETAILS": "\n\n".join(f"**{d}**\n\n{details_table(rows, d)}" for d in sorted({r["dataset"] for r in rows})),
-        "GAITS": gaits_table(gaits),
+        "BASELINES": baselines_table(rows, CONTINUOUS),
+        "DETAILS": all_details(rows),
+        "GAITS": gaits_table(gaits, "didi/halfcheetah-gaits-v0"),
+        "SWITCHING": gaits_table(gaits, "didi/halfcheetah-gaits-switching-v0"),
+        "ASSIGNMENT": assignment_table(read("assignment.csv")),
+        "SENSITIVITY": sensitivity_table(sensitivity),
+        "TARGET": to_target_table(speed),
+        "GROWTH": growth_table(speed),
+        "CONSERVATION": conservation_table(json.loads((RESULTS / "conservation.json").read_text())["rows"]),
     }
-    if purity := read("assignment.csv"):
-        parts["ASSIGNMENT"] = assignment_table(purity)
-    if sensitivity := read("sensitivity.csv"):
-        parts["SENSITIVITY"] = sensitivity_table(sensitivity)
-        plot_sensitivity(sensitivity, DOCS / "results-sensitivity.png")
-    if speed := read("benchmarks/results/training_speed.csv"):
-        parts["SPEED"] = generic_table([row for row in speed if row["table"] != "curve"])
-    for key, part in parts.items():
+    of_performance = {
+        "RATES": rates_table(rates, 16),
+        "EVERY4": rates_table(rates, 4),
+        "EVERY1": rates_table(rates, 1),
+        "ANT": latency_table(latency, "ant-directions"),
+        "POINT": latency_table(latency, "pointmaze-medium"),
+        "MEMORY": memory_table(read("benchmarks/results/memory.csv")),
+    }
+    text = (RESULTS / "results.md.in").read_text()
+    for key, part in of_results.items():
+        assert text.count(f"<!-- {key} -->") == 1, f"results.md.in: expected <!-- {key} --> once"
         text = text.replace(f"<!-- {key} -->", part)
     (DOCS / "results.md").write_text(text)
-    README.write_text(fill(README.read_text(), in_short(rows, gaits, parts)))
-    plot_scores(rows, continuous, DOCS / "results-scores.png")
-    print(f"written: {DOCS / 'results.md'}, its pictures, and the tables in {README}")
+    for page, parts in ((README, {"ANTMAZE": of_results["ANTMAZE"]}), (DOCS / "performance.md", of_performance)):
+        page.write_text(fill(page.read_text(), parts))
+    plot_scores(rows, CONTINUOUS, DOCS / "results-scores.png")
+    plot_sensitivity(sensitivity, DOCS / "results-sensitivity.png")
+    print(f"written: the tables of {README}, {DOCS / 'results.md'} and {DOCS / 'performance.md'}, and the pictures")
 
 
-def in_short(rows: list[Row], gaits: list[Row], parts: dict[str, str]) -> dict[str, str]:
-    """The tables of README.md."""
-    chosen = [metric for metric in METRICS if metric[0] in _IN_SHORT]
-    shown = [r for r in gaits if r["method"] in (OURS, RECORDED) and r["starts"] != "push"]
-    return {"SKILLS": skills_table(rows, chosen), "BASELINES": parts["BASELINES"], "GAITS": gaits_table(shown)}
-
-
-def fill(text: str, parts: dict[str, str]) -> str:
+def fill(text: str, parts: Mapping[str, str]) -> str:
     """`text` with each part between the comments `KEY` and `/KEY`."""
     for key, part in parts.items():
         text, found = re.subn(

@@ -267,17 +267,32 @@ def test_a_method_that_is_not_known_and_a_run_that_is_not_there_are_named(tmp_pa
         baselines.measure(args, point_dataset(), "vae", 3)
 
 
-def test_the_page_of_results_and_the_readme_are_made_of_the_committed_tables(tmp_path, monkeypatch):
+def test_the_pages_with_tables_are_made_of_the_committed_results(tmp_path, monkeypatch):
     import tables
 
-    readme = tables.README.read_text()
+    committed = {tables.README: tmp_path / "README.md"}
+    committed |= {tables.DOCS / name: tmp_path / name for name in ("performance.md", "results.md")}
+    for page, copy in committed.items():
+        copy.write_text(page.read_text())
     monkeypatch.setattr(tables, "DOCS", tmp_path)
     monkeypatch.setattr(tables, "README", tmp_path / "README.md")
-    (tmp_path / "README.md").write_text(readme)
     tables.main()
-    assert (tmp_path / "README.md").read_text() == readme
-    assert (tmp_path / "results.md").read_text() == (tables.ROOT / "docs" / "results.md").read_text()
-    assert (tmp_path / "results-scores.png").read_bytes().startswith(b"\x89PNG")
+    for page, made in committed.items():
+        assert made.read_text() == page.read_text(), f"{page.name} is out of date: make paper-tables"
+    for picture in ("results-scores.png", "results-sensitivity.png"):
+        assert (tmp_path / picture).read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_mean_over_a_handful_of_successes_is_not_shown():
+    import tables
+
+    rate = {"low_95": "0", "high_95": "1", "low_level_steps": "1", "steps_to_goal": "300.4", "seed": "0"}
+    rows = [
+        {"agent": agent, "success": success, "episodes": "50", **rate}
+        for agent, success in (("skills", "0.2"), ("random", "0.18"), ("flat", "0"))
+    ]
+    shown = [line.split(" | ")[-1].rstrip(" |") for line in tables.antmaze_table(rows).splitlines()[2:]]
+    assert shown == ["300", "-", "-"]
 
 
 def test_the_combined_score_needs_every_share_and_leaves_out_what_has_no_plan():
