@@ -31,7 +31,7 @@ class Args:
 
     env_id: str = "PointMaze_Medium-v3"
     dataset: str = ""  # Minari data set of that environment, such as didi/pointmaze-medium-v0; default: collect one
-    episodes: int = 40  # episodes of 1000 steps to collect
+    episodes: int = 100  # episodes of 400 steps to collect
     horizon: int = 24  # environment steps H in a trajectory, a multiple of 4; the point gets up to a cell far
     prior_steps: int = 3000  # gradient steps of the diffusion prior
     dynamics_steps: int = 2000  # gradient steps of the dynamics model
@@ -42,28 +42,26 @@ class Args:
     diffusion_steps: int = 100  # noise levels T
     noise_range: tuple[int, int] = (10, 70)  # noise levels t at which the prior judges the policy
     feature_noise: float = 0.25  # noise on what q sees, in the data's standard deviations: less is no difference
-    diversity_weight: float = 1.0  # raise it for skills that differ more
-    guidance_weight: float = 2.0  # raise it for skills that look more like the data
+    diversity_weight: float = 1.0  # raise it, and skills differ more
+    guidance_weight: float = 2.0  # raise it, and skills look more like the data and differ less; 0: no prior
     seed: int = 0
     picture: str = "skills.png"
 
 
 def collect(env: gym.Env, args: Args) -> list[np.ndarray]:
-    """(0) Data without rewards: a point that wanders from cell to cell. Each episode is `(1000, S + A)`."""
+    """(0) Data without rewards: a point that wanders from cell to cell. Each episode is `(400, S + A)`."""
     rng, maze, episodes = np.random.default_rng(args.seed), env.maze, []
     free = {(i, j) for i, row in enumerate(maze.maze_map) for j, cell in enumerate(row) if cell != 1}
     for _ in range(args.episodes):
         s, rows = env.reset(seed=int(rng.integers(2**31)))[0]["observation"], []
         goal = s[:2]
-        while len(rows) < 1000:
+        while len(rows) < 400:
             # A new goal on arrival, and now and then before: where a window starts must not tell where it leads.
             if np.linalg.norm(goal - s[:2]) < 0.3 or rng.random() < 0.01:
                 i, j = maze.cell_xy_to_rowcol(s[:2])
                 near = sorted({(i + 1, j), (i - 1, j), (i, j + 1), (i, j - 1)} & free)
                 goal = maze.cell_rowcol_to_xy(np.array(near[rng.integers(len(near))]))
-            a = np.clip(
-                8 * (goal - s[:2]) - 1.75 * s[2:] + 0.3 * rng.standard_normal(A), -1, 1
-            )  # a noisy PD controller
+            a = (8 * (goal - s[:2]) - 1.75 * s[2:] + 0.3 * rng.standard_normal(A)).clip(-1, 1)  # a noisy PD controller
             rows.append(np.concatenate([s, a]))
             s = env.step(a)[0]["observation"]
         episodes.append(np.array(rows))
@@ -238,6 +236,7 @@ def main(args: Args) -> dict[str, float]:
     torch.manual_seed(args.seed)
     gym.register_envs(gymnasium_robotics)
     env = gym.make(args.env_id).unwrapped
+    env.reset(seed=args.seed)
     data, held_out, unit = load(env, args)
     prior = train(Prior(args), data, args.prior_steps, args)
     dynamics = train(Dynamics(args, data), data, args.dynamics_steps, args)
