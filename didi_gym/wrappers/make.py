@@ -1,4 +1,4 @@
-"""Making skill-action environments by id: one, or many with one controller; and the ids that this package registers."""
+"""Making skill-action environments by id: one, or many with one controller."""
 
 from __future__ import annotations
 

@@ -23,7 +23,7 @@ class SkillActionWrapper(gym.Wrapper, gym.utils.RecordConstructorArgs):
 
     Use it where a task is too long for low-level actions: an agent then decides once in `skill_duration` steps, and
     every decision already is a coherent movement. The action space is the policy's skill space; the observation space
-    is unchanged. For many environments with one controller use `didi_gym.make_vec` instead; it gives the same transitions.
+    is unchanged. For many environments with one controller use `didi_gym.make_vec`; it gives the same transitions.
 
     A step plans from the latest observation, runs `replan_every` low-level actions, plans again, and ends when
     `skill_duration` of them are done or the episode ends, whichever comes first. Its info is that of the last
