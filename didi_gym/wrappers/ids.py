@@ -1,6 +1,6 @@
 """The ids that `import didi_gym` registers with Gymnasium: `gymnasium.make("didi_gym:didi_gym/AntMaze_Open-v0")`.
 
-Nothing is loaded until one is made. `gymnasium.make_vec` makes the vector form, one controller for all sub-environments.
+Nothing is loaded until one is made. `gymnasium.make_vec` makes the vector form, with one controller for all.
 """
 
 from __future__ import annotations
