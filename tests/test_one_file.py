@@ -71,13 +71,8 @@ def test_recorded_data_take_the_place_of_collected_data(didi, tiny, monkeypatch)
 
 
 def test_skills_are_learned_and_the_simulator_confirms_them(didi, short):
-<<<<<<< HEAD
-    # Seeds 0 to 4 gave a probe of 0.43 to 0.67, a ratio of 0.97 to 0.99 and a spread of 0.22 to 0.23; without training
-    # a probe of 0.00 and a spread of up to 0.02.
-=======
     # Seeds 0 to 4 gave a probe of 0.43 to 0.67, a ratio of 0.97 to 0.99 and a spread of 0.22 to 0.23;
     # untrained policies a probe of 0.00 and a spread of up to 0.02.
->>>>>>> help-a
     untrained = didi.main(replace(short, prior_steps=0, skill_steps=0))
     learned = didi.main(short)
     assert learned["probe R^2"] > 0.3 > 0.1 > untrained["probe R^2"]
