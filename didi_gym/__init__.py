@@ -32,30 +32,31 @@ from didi_gym.version import __version__
 from didi_gym.wrappers import ids
 
 if TYPE_CHECKING:
-    from didi_gym.core.layout import Layout
-    from didi_gym.core.skill_space import SkillSpace
-    from didi_gym.data.dataset import TrajectoryDataset
-    from didi_gym.evaluation.report import SkillReport, evaluate_skills
-    from didi_gym.evaluation.rollouts import hold_skills
-    from didi_gym.hub.download import SkillPolicyHubError, list_pretrained
-    from didi_gym.models.policy import SkillPolicy
-    from didi_gym.models.prior import DiffusionPrior
-    from didi_gym.training import (
-        BehaviourConfig,
-        DynamicsConfig,
-        PriorConfig,
-        Run,
-        SkillConfig,
-        TrainConfig,
-        train,
-        train_behaviours,
-        train_dynamics,
-        train_prior,
-        train_skills,
-    )
-    from didi_gym.wrappers.make import make, make_vec
-    from didi_gym.wrappers.single import SkillActionWrapper
-    from didi_gym.wrappers.vector import SkillActionVectorWrapper
+    from didi_gym.core.layout import Layout as Layout
+    from didi_gym.core.skill_space import SkillSpace as SkillSpace
+    from didi_gym.data.dataset import TrajectoryDataset as TrajectoryDataset
+    from didi_gym.evaluation.report import SkillReport as SkillReport
+    from didi_gym.evaluation.report import evaluate_skills as evaluate_skills
+    from didi_gym.evaluation.rollouts import hold_skills as hold_skills
+    from didi_gym.hub.download import SkillPolicyHubError as SkillPolicyHubError
+    from didi_gym.hub.download import list_pretrained as list_pretrained
+    from didi_gym.models.policy import SkillPolicy as SkillPolicy
+    from didi_gym.models.prior import DiffusionPrior as DiffusionPrior
+    from didi_gym.training import BehaviourConfig as BehaviourConfig
+    from didi_gym.training import DynamicsConfig as DynamicsConfig
+    from didi_gym.training import PriorConfig as PriorConfig
+    from didi_gym.training import Run as Run
+    from didi_gym.training import SkillConfig as SkillConfig
+    from didi_gym.training import TrainConfig as TrainConfig
+    from didi_gym.training import train as train
+    from didi_gym.training import train_behaviours as train_behaviours
+    from didi_gym.training import train_dynamics as train_dynamics
+    from didi_gym.training import train_prior as train_prior
+    from didi_gym.training import train_skills as train_skills
+    from didi_gym.wrappers.make import make as make
+    from didi_gym.wrappers.make import make_vec as make_vec
+    from didi_gym.wrappers.single import SkillActionWrapper as SkillActionWrapper
+    from didi_gym.wrappers.vector import SkillActionVectorWrapper as SkillActionVectorWrapper
 
 _HOMES = {
     "BehaviourConfig": "training.config",
@@ -84,35 +85,7 @@ _HOMES = {
     "train_prior": "training.stages",
     "train_skills": "training.stages",
 }
-__all__ = [
-    "BehaviourConfig",
-    "DiffusionPrior",
-    "DynamicsConfig",
-    "Layout",
-    "PriorConfig",
-    "Run",
-    "SkillActionVectorWrapper",
-    "SkillActionWrapper",
-    "SkillConfig",
-    "SkillPolicy",
-    "SkillPolicyHubError",
-    "SkillReport",
-    "SkillSpace",
-    "TrainConfig",
-    "TrajectoryDataset",
-    "__version__",
-    "evaluate_skills",
-    "hold_skills",
-    "list_pretrained",
-    "make",
-    "make_vec",
-    "train",
-    "train_behaviours",
-    "train_dynamics",
-    "train_prior",
-    "train_skills",
-]
-
+__all__ = [*_HOMES, "__version__"]
 
 # Public names are imported when first used: `import didi_gym` stays quick, and workers never load torch.
 __getattr__, __dir__ = lazy_names(__name__, _HOMES, "__version__")

@@ -12,11 +12,18 @@ from typing import TYPE_CHECKING
 from didi_gym.core.lazy import lazy_names
 
 if TYPE_CHECKING:
-    from didi_gym.evaluation.plots import plot_learning_curves, plot_skill_map
-    from didi_gym.evaluation.report import SkillReport, evaluate_skills
-    from didi_gym.evaluation.rollouts import HeldSkills, hold_skills
-    from didi_gym.evaluation.statistics import interquartile_mean, probability_of_improvement, stratified_bootstrap
-    from didi_gym.evaluation.video import Camera, make_rendered_env, write_video
+    from didi_gym.evaluation.plots import plot_learning_curves as plot_learning_curves
+    from didi_gym.evaluation.plots import plot_skill_map as plot_skill_map
+    from didi_gym.evaluation.report import SkillReport as SkillReport
+    from didi_gym.evaluation.report import evaluate_skills as evaluate_skills
+    from didi_gym.evaluation.rollouts import HeldSkills as HeldSkills
+    from didi_gym.evaluation.rollouts import hold_skills as hold_skills
+    from didi_gym.evaluation.statistics import interquartile_mean as interquartile_mean
+    from didi_gym.evaluation.statistics import probability_of_improvement as probability_of_improvement
+    from didi_gym.evaluation.statistics import stratified_bootstrap as stratified_bootstrap
+    from didi_gym.evaluation.video import Camera as Camera
+    from didi_gym.evaluation.video import make_rendered_env as make_rendered_env
+    from didi_gym.evaluation.video import write_video as write_video
 
 _HOMES = {
     "Camera": "video",
@@ -32,19 +39,6 @@ _HOMES = {
     "stratified_bootstrap": "statistics",
     "write_video": "video",
 }
-__all__ = [
-    "Camera",
-    "HeldSkills",
-    "SkillReport",
-    "evaluate_skills",
-    "hold_skills",
-    "interquartile_mean",
-    "make_rendered_env",
-    "plot_learning_curves",
-    "plot_skill_map",
-    "probability_of_improvement",
-    "stratified_bootstrap",
-    "write_video",
-]
+__all__ = [*_HOMES]
 
 __getattr__, __dir__ = lazy_names(__name__, _HOMES)

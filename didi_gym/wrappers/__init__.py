@@ -13,21 +13,19 @@ from typing import TYPE_CHECKING
 from didi_gym.core.lazy import lazy_names
 
 if TYPE_CHECKING:
-    from didi_gym.wrappers.executor import SkillExecutor
-    from didi_gym.wrappers.rewards import RewardRule
-    from didi_gym.wrappers.single import SkillActionWrapper
-    from didi_gym.wrappers.vector import SkillActionVectorWrapper
-    from didi_gym.wrappers.workers import WorkerError
+    from didi_gym.wrappers.executor import SkillExecutor as SkillExecutor
+    from didi_gym.wrappers.rewards import RewardRule as RewardRule
+    from didi_gym.wrappers.single import SkillActionWrapper as SkillActionWrapper
+    from didi_gym.wrappers.vector import SkillActionVectorWrapper as SkillActionVectorWrapper
+    from didi_gym.wrappers.workers import WorkerError as WorkerError
 
-__all__ = ["RewardRule", "SkillActionVectorWrapper", "SkillActionWrapper", "SkillExecutor", "WorkerError"]
+_HOMES = {
+    "RewardRule": "rewards",
+    "SkillActionVectorWrapper": "vector",
+    "SkillActionWrapper": "single",
+    "SkillExecutor": "executor",
+    "WorkerError": "workers",
+}
+__all__ = [*_HOMES]
 
-__getattr__, __dir__ = lazy_names(
-    __name__,
-    {
-        "RewardRule": "rewards",
-        "SkillActionVectorWrapper": "vector",
-        "SkillActionWrapper": "single",
-        "SkillExecutor": "executor",
-        "WorkerError": "workers",
-    },
-)
+__getattr__, __dir__ = lazy_names(__name__, _HOMES)
