@@ -14,7 +14,7 @@ help:
 	@echo "make demo   train, evaluate and use skills in a few minutes"
 	@echo "make test   run the tests"
 	@echo "make lint   check format, lint and types"
-	@echo "make paper-tables  write docs/results.md, its pictures and the tables of README.md from the committed tables"
+	@echo "make paper-tables  write the tables and pictures of README.md and docs from the committed results"
 	@echo "make clean  remove the virtual environment and all caches"
 
 demo: $(VENV)/.demo-installed

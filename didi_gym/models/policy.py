@@ -186,6 +186,7 @@ class SkillPolicy(PolicyNetwork):
         *,
         card: str | Path | None = None,
         extra: Mapping[str, str | Path] | None = None,
+        license: str | None = None,
         tag: str | None = None,
         private: bool | None = None,
         token: str | None = None,
@@ -202,6 +203,7 @@ class SkillPolicy(PolicyNetwork):
                 card on the Hub was edited by hand, which then stays.
             extra: Further files, path in the repository -> file. A `results.json` goes into the card too, and a
                 `skill_map.png` and a `replay.mp4` are shown in it.
+            license: Of the weights, for the card, as the Hub names it, e.g. mit.
             tag: Name for the commit, which the card then loads; one that names another policy is refused.
             private: Of a repository that this makes; None: the owner's default. One that is otherwise is refused.
             token: Default: the one of `hf auth login`, or HF_TOKEN.
@@ -220,6 +222,7 @@ class SkillPolicy(PolicyNetwork):
             check=partial(SkillPolicy.from_pretrained, device="cpu"),
             card=card,
             extra=extra,
+            license=license,
             tag=tag,
             private=private,
             token=token,
