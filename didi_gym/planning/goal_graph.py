@@ -1,0 +1,166 @@
+"""A graph of the goal space that was reached: where a body has been, between which places it walked, where it fell."""
+
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+
+_GRID_DIMENSIONS = 3  # in more, nearly every goal would have a cell of its own
+import os
+_CLEARANCE = float(os.environ.get("CLEAR", 3.0))  # weight of the share of neighbours never reached: walls are where nobody has been
+_FALL = float(os.environ.get("FALL", 40.0))  # weight of the share of visits that ended in a fall
+
+
+class GoalGraph:
+    """Nodes are places of goal space that were reached, edges are moves between them that were made.
+
+    In up to three dimensions the places are cells of a grid. In more they are landmarks, each of which stands for the
+    goals within a cell's size of it.
+
+    Args:
+        size: Length of a cell, in the units of the goal.
+        goal_dim: Numbers in a goal.
+    """
+
+    def __init__(self, size: float, goal_dim: int) -> None:
+        self.size, self.goal_dim = size, goal_dim
+        self.is_grid = goal_dim <= _GRID_DIMENSIONS
+        self._around = [step for step in itertools.product((-1, 0, 1), repeat=goal_dim) if any(step)]
+        self._cells: dict[tuple[int, ...], int] = {}
+        self._edges: dict[tuple[int, int], int] = {}
+        self._centers: list[np.ndarray] = []
+        self._visits: list[int] = []
+        self._falls: list[float] = []
+        self._closed: list[int] = []  # of each cell, the neighbours that were reached
+        self._walked: list[int] = []
+        self._failed: list[int] = []
+        self._onward: list[list[int]] = []
+        self.version = 0
+        """Raised where a new place or a new way was found, or an old one was found wanting."""
+
+    def __len__(self) -> int:
+        return len(self._centers)
+
+    @property
+    def centers(self) -> np.ndarray:
+        """Middle of each place, `(n, goal_dim)`."""
+        return np.array(self._centers).reshape(-1, self.goal_dim)
+
+    @property
+    def open_sides(self) -> np.ndarray:
+        """Share of each cell's neighbours that were never reached, `(n,)`: by a wall, or at the frontier of the known."""
+        if not self.is_grid:
+            return np.zeros(len(self))
+        return 1 - np.array(self._closed) / len(self._around)
+
+    # -- what is learned -----------------------------------------------------------------------------------------------
+    def locate(self, goal: np.ndarray) -> int | None:
+        """The place of a goal; None where it was never reached."""
+        if self.is_grid:
+            return self._cells.get(self._cell(goal))
+        if not self._centers:
+            return None
+        distance = np.linalg.norm(self.centers - goal, axis=1)
+        nearest = int(distance.argmin())
+        return nearest if distance[nearest] <= self.size else None
+
+    def _cell(self, goal: np.ndarray) -> tuple[int, ...]:
+        return tuple(np.floor(goal / self.size).astype(int).tolist())
+
+    def _reach(self, goal: np.ndarray) -> int:
+        """The place of a goal, new where it was never reached."""
+        if (known := self.locate(goal)) is not None:
+            return known
+        node, closed = len(self), 0
+        if self.is_grid:
+            cell = self._cell(goal)
+            self._cells[cell] = node
+            goal = (np.array(cell) + 0.5) * self.size
+            for step in self._around:
+                beside = self._cells.get(tuple(a + b for a, b in zip(cell, step, strict=True)))
+                if beside is not None:
+                    self._closed[beside] += 1
+                    closed += 1
+        self._centers.append(np.array(goal, float))
+        self._visits.append(0)
+        self._falls.append(0.0)
+        self._closed.append(closed)
+        self._onward.append([])
+        self.version += 1
+        return node
+
+    def walk(self, goals: np.ndarray) -> None:
+        """Learn from the goals achieved one after another, `(steps, goal_dim)`."""
+        before: int | None = None
+        for goal in goals:
+            node = self._reach(goal)
+            if node == before:
+                continue
+            self._visits[node] += 1
+            if before is not None:
+                edge = self._edges.get((before, node))
+                if edge is None:
+                    self._edges[before, node] = len(self._walked)
+                    self._onward[before].append(node)
+                    self._walked.append(1)
+                    self._failed.append(0)
+                    self.version += 1
+                else:
+                    self._walked[edge] += 1
+            before = node
+
+    def fail(self, start: np.ndarray, goal: np.ndarray) -> None:
+        """Learn that a move from one goal to another, in a neighbouring place, was tried and did not get there."""
+        edge = self._edges.get((self.locate(start), self.locate(goal)))  # type: ignore[arg-type]
+        if edge is not None:
+            self._failed[edge] += 1
+            self.version += 1
+
+    def fall(self, goals: np.ndarray) -> None:
+        """Learn that on the way along goals `(n, goal_dim)` a body got into a state that it could not leave."""
+        for goal in goals:
+            self._falls[self._reach(goal)] += 1 / len(goals)
+        self.version += 1
+
+    # -- what is asked -------------------------------------------------------------------------------------------------
+    def costs_to(self, goal: np.ndarray, radius: float) -> np.ndarray:
+        """Cost of the way from every place to those within `radius` of a goal, in cells `(n,)`; inf where none is known.
+
+        A move costs its length, more where it was made seldom or tried in vain, beside places never reached (which
+        keeps clear of walls), and where bodies fell.
+        """
+        return self._settle(np.linalg.norm(self.centers - goal, axis=1) <= radius, backwards=True)
+
+    def costs_from(self, node: int) -> np.ndarray:
+        """Cost of the way from a place to every other, in cells `(n,)`; inf where none is known."""
+        return self._settle(np.arange(len(self)) == node, backwards=False)
+
+    def _settle(self, sources: np.ndarray, backwards: bool) -> np.ndarray:
+        """Value iteration (Bellman-Ford) over the edges."""
+        costs = np.where(sources, 0.0, np.inf)
+        if not self._edges:
+            return costs
+        a, b = np.array(list(self._edges)).T
+        walked, failed = np.array(self._walked), np.array(self._failed)
+        entering = 1 + _CLEARANCE * self.open_sides + _FALL * np.array(self._falls) / (np.array(self._visits) + 1)
+        length = np.linalg.norm(self.centers[a] - self.centers[b], axis=1) / self.size
+        move = length * (1 + walked**-0.5) * (1 + failed / walked) * entering[b]
+        before, after = (b, a) if backwards else (a, b)
+        while True:
+            settled = costs.copy()
+            np.minimum.at(costs, after, costs[before] + move)
+            if np.array_equal(settled, costs):
+                return costs
+
+    def path(self, start: int, costs: np.ndarray, length: int) -> list[int]:
+        """Places after `start` down the costs of `costs_to`, at most `length`."""
+        nodes: list[int] = []
+        here = start
+        while len(nodes) < length and costs[here] > 0:
+            best = min(self._onward[here], key=lambda node: costs[node], default=here)
+            if costs[best] >= costs[here]:
+                break
+            nodes.append(best)
+            here = best
+        return nodes

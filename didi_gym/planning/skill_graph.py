@@ -1,0 +1,308 @@
+"""`SkillGraph`: an agent that reaches goals by planning over skills, on a graph that it learns while it acts."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+from gymnasium import spaces
+
+from didi_gym.planning.goal_graph import GoalGraph
+from didi_gym.planning.skill_model import SkillModel
+
+_CANDIDATES = 32  # skills compared for a wanted direction
+import os
+_CELL = float(os.environ.get("CELL", 1.5))  # cells in strides
+_LOOKAHEAD = float(os.environ.get("LOOK", 2.0))  # cells to the waypoint
+_NEAR = 1.6  # cells from which the goal itself is aimed at
+_NO_PROGRESS = 0.1  # a decision that made less than this share of its expected way was stuck
+_STUCK = 3  # such decisions in a row after which something else is tried
+_HELPLESS = 6  # after which, in training, the episode counts as a fall and is left
+_WANDERING = 0.15  # share of training episodes that begin by wandering
+_WANDER_STEPS = 150  # low-level steps of it
+_REPLAN = 20  # decisions after which a plan is renewed if the graph has changed
+
+
+@dataclass
+class _Trip:
+    """What the agent remembers of the episode that an environment is in."""
+
+    goal: np.ndarray | None = None
+    achieved: np.ndarray | None = None
+    """Where the last decision was taken."""
+    velocity: np.ndarray | None = None
+    """Of the achieved goal before that decision, per low-level step."""
+    expected: np.ndarray | None = None
+    """Displacement that the decision should make."""
+    skill: int = 0
+    choice: int = 0
+    stuck: int = 0
+    """Decisions in a row that made no progress."""
+    hold: int = 0
+    """Decisions for which a random skill goes on."""
+    wander: float = 0.0
+    """Low-level steps for which the episode wanders."""
+    frontier: int | None = None
+    """The node from which unknown places are explored, while the goal is out of reach."""
+    costs: np.ndarray | None = None
+    """To the goal or the frontier, from every node."""
+    version: int = -1
+    age: int = 0
+    """Of the costs, in decisions."""
+    past: list[np.ndarray] = field(default_factory=list)
+
+
+class SkillGraph:
+    """Reaches goals over skills: a learned model of the skills, a graph of where they led, and plans on it.
+
+    It needs an environment with goals (`achieved_goal` and `desired_goal` in its observations) whose actions are
+    skills. It learns from nothing, without rewards, maps or gradients: what each skill does to the achieved goal, which
+    places of goal space are connected, where bodies get stuck or fall. Another goal in the same place costs no step.
+
+    Args:
+        env: A `SkillActionWrapper`; with several durations to choose from, the shortest is used near goals.
+        seed: Of the agent and of the episodes it begins.
+
+    Raises:
+        ValueError: the environment has no goals, or its actions are no skills.
+
+    Example:
+        >>> import didi_gym
+        >>> from didi_gym.planning import SkillGraph
+        >>> env = didi_gym.make("AntMaze_UMaze-v5", "ant-directions", skill_duration=(4, 8), replan_every=1)
+        >>> agent = SkillGraph(env).learn(15_000)
+        >>> action, state = agent.predict(env.reset(seed=1)[0])
+    """
+
+    def __init__(self, env: gym.Env, *, seed: int = 0) -> None:
+        space = env.observation_space
+        if not isinstance(space, spaces.Dict) or not {"achieved_goal", "desired_goal"} <= set(space.spaces):
+            raise ValueError(
+                f"SkillGraph reaches goals: expected observations with achieved_goal and desired_goal, got {space}; "
+                "for other tasks train an agent over skills (help(didi_gym.sb3))"
+            )
+        if not hasattr(env, "skill_durations"):
+            raise ValueError("SkillGraph picks skills: wrap the environment with didi_gym.make or SkillActionWrapper")
+        self.env = env
+        policy = env.get_wrapper_attr("policy")
+        self.durations: tuple[int, ...] = env.get_wrapper_attr("skill_durations")
+        self.skill_space = policy.skill_space
+        self.candidates = self.skill_space.grid(_CANDIDATES)
+        self.goal_dim = int(np.prod(space["achieved_goal"].shape))  # type: ignore[arg-type]
+        self.model = SkillModel(self.skill_space.skill_dim, self.goal_dim, self.durations)
+        self.graph: GoalGraph | None = None
+        self.random = np.random.default_rng(seed)
+        self.seed, self.episodes, self.low_level_steps = seed, 0, 0
+        self.history: list[dict[str, float]] = []
+        """One row for each training episode."""
+        self._tries: dict[int, int] = {}
+        self._waiting: list[np.ndarray] = []  # paths walked before there was a graph
+        self._long, self._short = int(np.argmax(self.durations)), int(np.argmin(self.durations))
+        self._trip = _Trip()
+
+    # -- learning ------------------------------------------------------------------------------------------------------
+    def learn(self, total_low_level_steps: int) -> SkillGraph:
+        """Learn for so many low-level steps (those of the last decision may go beyond)."""
+        until = self.low_level_steps + total_low_level_steps
+        while self.low_level_steps < until:
+            self._learn_episode(until)
+        return self
+
+    def _learn_episode(self, until: int) -> None:
+        observation, _ = self.env.reset(seed=self.seed * 1_000_003 + self.episodes)
+        trip, steps, done, success = _Trip(), 0, False, False
+        if self.random.random() < _WANDERING:
+            trip.wander = _WANDER_STEPS
+        while not done and trip.stuck < _HELPLESS and self.low_level_steps < until:
+            action = self._decide(observation, trip)
+            observation, _, terminated, truncated, info = self.env.step(action)
+            steps += info["skill_length"]
+            self.low_level_steps += info["skill_length"]
+            self._learn_from(trip, info)
+            done, success = terminated or truncated, success or _succeeded(info, terminated)
+        fell = not done and trip.stuck >= _HELPLESS
+        if fell and self.graph is not None:
+            self.graph.fall(np.stack(trip.past[-_HELPLESS - 2 :][:3]))
+        self.episodes += 1
+        cells = 0 if self.graph is None else len(self.graph)
+        row = {"low_level_steps": self.low_level_steps, "success": success, "length": steps, "fell": fell}
+        self.history.append({**row, "cells": cells})
+
+    def _learn_from(self, trip: _Trip, info: dict[str, Any]) -> None:
+        """Learn from the decision just taken: what the skill did, and where the body went on the way."""
+        assert trip.achieved is not None and trip.velocity is not None
+        length = info["skill_length"]
+        path = np.concatenate([trip.achieved[None], np.asarray(info["skill_achieved_goals"], float)[:length]])
+        moved = path[-1] - trip.achieved
+        trip.past.append(trip.achieved)
+        if length == self.durations[trip.choice]:
+            self.model.add(trip.choice, self.candidates[trip.skill], trip.velocity, moved)
+        if self.graph is None:
+            self._waiting.append(path)
+            if self.model.is_fitted:
+                self.graph = GoalGraph(_CELL * self.model.stride(self._long, self.candidates), self.goal_dim)
+                for walked in self._waiting:
+                    self.graph.walk(walked)
+            return
+        self.graph.walk(path)
+        if trip.expected is not None and not trip.hold and _is_stuck(moved, trip.expected):
+            ahead = trip.expected / max(float(np.linalg.norm(trip.expected)), 1e-9) * self.graph.size
+            self.graph.fail(trip.achieved, trip.achieved + ahead)
+
+    # -- deciding ------------------------------------------------------------------------------------------------------
+    def _decide(self, observation: dict[str, Any], trip: _Trip) -> Any:
+        """The next action of the agent; `trip` remembers it."""
+        achieved = np.asarray(observation["achieved_goal"], float).ravel()
+        trip.goal = np.asarray(observation["desired_goal"], float).ravel()
+        if trip.achieved is None:
+            trip.velocity = np.zeros(self.goal_dim)
+        else:
+            moved = achieved - trip.achieved
+            trip.velocity = moved / self.durations[trip.choice]
+            is_stuck = trip.expected is not None and _is_stuck(moved, trip.expected)
+            trip.stuck = trip.stuck + 1 if is_stuck else 0
+        trip.achieved = achieved
+        trip.wander -= self.durations[trip.choice]
+        trip.hold, trip.age = max(trip.hold - 1, 0), trip.age + 1
+        if trip.hold == 0:
+            target = self._target(trip)
+            if target is None:
+                trip.skill, trip.choice = int(self.random.integers(len(self.candidates))), self._long
+                trip.hold = int(self.random.integers(2, 7))
+            else:
+                trip.choice = self._short if self._is_near(target - achieved) else self._long
+                trip.skill = self._aim(target - achieved, trip)
+        trip.expected = None
+        if self.model.is_fitted:
+            one = self.candidates[trip.skill : trip.skill + 1]
+            trip.expected = self.model.predict(trip.choice, one, np.zeros(self.goal_dim))[0]
+        return self._action(trip)
+
+    def _target(self, trip: _Trip) -> np.ndarray | None:
+        """Where to go now; None: anywhere, at random."""
+        graph, here, goal = self.graph, trip.achieved, trip.goal
+        assert here is not None and goal is not None
+        if graph is None or trip.wander > 0:
+            return None
+        if trip.stuck >= _STUCK and trip.stuck % _STUCK == 0:
+            trip.costs = None
+            return None  # something else for a while
+        if trip.costs is None or (trip.age >= _REPLAN and trip.version != graph.version):
+            self._plan(trip)
+        assert trip.costs is not None
+        node = graph.locate(here)
+        cost = np.inf if node is None or node >= len(trip.costs) else trip.costs[node]
+        if trip.frontier is not None:
+            if cost == 0:  # arrived: go on into the unknown, towards the goal or at random
+                trip.frontier, trip.costs = None, None
+                return goal if self.random.random() < 0.5 else None
+        elif np.linalg.norm(goal - here) < _NEAR * graph.size and (cost < 3 * _NEAR or not np.isfinite(cost)):
+            return goal
+        if node is None or not np.isfinite(cost):
+            return self._rejoin(here, trip)
+        ahead = graph.path(node, _padded(trip.costs, len(graph)), round(_LOOKAHEAD))
+        if not ahead:
+            return goal if trip.frontier is None else graph.centers[trip.frontier]
+        return graph._centers[ahead[-1]]
+
+    def _plan(self, trip: _Trip) -> None:
+        """Costs to the goal or, where no way is known, to the most promising frontier."""
+        graph = self.graph
+        assert graph is not None and trip.goal is not None and trip.achieved is not None
+        trip.age, trip.version, trip.frontier = 0, graph.version, None
+        trip.costs = graph.costs_to(trip.goal, graph.size)
+        node = graph.locate(trip.achieved)
+        if node is None or np.isfinite(trip.costs[node]):
+            return
+        reach = graph.costs_from(node)
+        rest = np.linalg.norm(graph.centers - trip.goal, axis=1) / graph.size  # as if all that is unknown were free
+        tried = np.array([self._tries.get(i, 0) for i in range(len(graph))])
+        score = reach + rest + 4.0 * tried + self.random.exponential(2.0, len(graph))
+        score[graph.open_sides == 0] = np.inf
+        best = int(score.argmin())
+        if np.isfinite(score[best]):
+            self._tries[best] = self._tries.get(best, 0) + 1
+            trip.frontier, trip.costs = best, graph.costs_to(graph.centers[best], graph.size / 2)
+
+    def _rejoin(self, here: np.ndarray, trip: _Trip) -> np.ndarray | None:
+        """The nearest known place from which a way is known; None where there is none close by."""
+        graph, costs = self.graph, trip.costs
+        assert graph is not None and costs is not None
+        known = np.flatnonzero(np.isfinite(costs))
+        if not len(known):
+            return None
+        centers = graph.centers[known]
+        distance = np.linalg.norm(centers - here, axis=1) / graph.size
+        near = distance < 3
+        if not near.any():
+            return None
+        score = np.where(near, 2 * distance + costs[known], np.inf)
+        return centers[int(score.argmin())]
+
+    def _is_near(self, way: np.ndarray) -> bool:
+        assert self.graph is not None
+        return bool(np.linalg.norm(way) < _NEAR * self.graph.size)
+
+    def _aim(self, way: np.ndarray, trip: _Trip) -> int:
+        """The candidate skill that gets furthest along `way`, less what it drifts sideways."""
+        assert trip.velocity is not None
+        unit = way / max(float(np.linalg.norm(way)), 1e-9)
+        moves = self.model.predict(trip.choice, self.candidates, trip.velocity)
+        along = moves @ unit
+        sideways = np.linalg.norm(moves - along[:, None] * unit, axis=1)
+        return int((along - sideways).argmax())
+
+    def _action(self, trip: _Trip) -> Any:
+        """The agent's action for a candidate skill and a duration."""
+        choices = len(self.durations)
+        if self.skill_space.is_discrete:
+            return trip.skill * choices + trip.choice
+        skill = self.candidates[trip.skill]
+        if choices == 1:
+            return skill
+        return np.append(skill, np.float32((2 * trip.choice + 1) / choices - 1))
+
+    # -- acting --------------------------------------------------------------------------------------------------------
+    def predict(
+        self,
+        observation: dict[str, Any],
+        state: Any = None,
+        episode_start: np.ndarray | None = None,
+        deterministic: bool = True,
+    ) -> tuple[Any, Any]:
+        """The action for an observation, as Stable-Baselines3's agents give it; nothing is learned.
+
+        Args:
+            observation: Of one environment, or of n, stacked.
+            state: What the last call returned, which the agent needs to notice that it is stuck.
+            episode_start: `(n,)`, whether the observation is an episode's first.
+            deterministic: Not used.
+
+        Returns:
+            The action or `(n, ...)` actions, and the state.
+        """
+        goals = np.asarray(observation["desired_goal"])
+        many = goals.ndim > 1
+        n = len(goals) if many else 1
+        trips: list[_Trip] = [_Trip() for _ in range(n)] if state is None else list(state)
+        for i in range(n):
+            if episode_start is not None and np.atleast_1d(episode_start)[i]:
+                trips[i] = _Trip()
+        rows = [{key: value[i] for key, value in observation.items()} if many else observation for i in range(n)]
+        actions = [self._decide(row, trip) for row, trip in zip(rows, trips, strict=True)]
+        return (np.stack(actions) if many else actions[0]), tuple(trips)
+
+
+def _is_stuck(moved: np.ndarray, expected: np.ndarray) -> bool:
+    return bool(moved @ expected < _NO_PROGRESS * (expected @ expected))
+
+
+def _succeeded(info: dict[str, Any], terminated: bool) -> bool:
+    return bool(info.get("success", info.get("is_success", terminated)))
+
+
+def _padded(costs: np.ndarray, length: int) -> np.ndarray:
+    """Costs of a graph that has grown since: no way is known from the new nodes."""
+    return np.concatenate([costs, np.full(length - len(costs), np.inf)])
