@@ -17,7 +17,7 @@ The rooms, each of which uses those below it; the docstring of each says what is
 
     cli                                        the command line
     sb3, evaluation                            Stable-Baselines3; rollouts, metrics, pictures
-    wrappers, training                         environments whose actions are skills; how skills are learned
+    wrappers, planning, training               environments whose actions are skills; agents that plan; learning skills
     data, models                               Minari data sets; networks and the policy
     hub                                        the Hugging Face Hub
     core                                       skills, layouts, files

@@ -21,10 +21,11 @@ ROOMS = {  # each room, and the rooms that it may use; everyone may use itself a
     "data": "core hub",
     "models": "core hub",
     "wrappers": "core models",
+    "planning": "core data models wrappers",
     "training": "core data models",
     "sb3": "core hub data models wrappers",
     "evaluation": "core data models wrappers",
-    "cli": "core hub data models wrappers training sb3 evaluation",
+    "cli": "core hub data models wrappers planning training sb3 evaluation",
 }
 FRONT = {
     "": " ".join(ROOMS),
@@ -203,7 +204,7 @@ def test_the_public_names_are_those_with_a_home():
     assert set(didi_gym.__all__) == {"__version__", *didi_gym._HOMES}
 
 
-@pytest.mark.parametrize("room", ["wrappers", "sb3", "data", "training", "evaluation"])
+@pytest.mark.parametrize("room", ["wrappers", "sb3", "data", "training", "planning", "evaluation"])
 def test_every_public_name_of_a_room_resolves(room):
     module = importlib.import_module(f"didi_gym.{room}")
     assert module.__all__

@@ -1,7 +1,7 @@
 """What executed skills are worth, measured in the simulator, and pictures of them.
 
 - `rollouts`: skills held from starts that can be visited again; `report`: `evaluate_skills`; `metrics`: its formulas;
-- `statistics`: intervals over runs;
+- `agents`: `evaluate_agent`, how well an agent does; `statistics`: intervals over runs;
 - `plots`: skill maps and curves; `video` and `renderer`: films, also on machines without OpenGL.
 """
 
@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING
 from didi_gym.core.lazy import lazy_names
 
 if TYPE_CHECKING:
+    from didi_gym.evaluation.agents import AgentReport as AgentReport
+    from didi_gym.evaluation.agents import evaluate_agent as evaluate_agent
     from didi_gym.evaluation.plots import plot_learning_curves as plot_learning_curves
     from didi_gym.evaluation.plots import plot_skill_map as plot_skill_map
     from didi_gym.evaluation.report import SkillReport as SkillReport
@@ -26,9 +28,11 @@ if TYPE_CHECKING:
     from didi_gym.evaluation.video import write_video as write_video
 
 _HOMES = {
+    "AgentReport": "agents",
     "Camera": "video",
     "HeldSkills": "rollouts",
     "SkillReport": "report",
+    "evaluate_agent": "agents",
     "evaluate_skills": "report",
     "hold_skills": "rollouts",
     "interquartile_mean": "statistics",

@@ -56,3 +56,13 @@ def probability_of_improvement(x: np.ndarray, y: np.ndarray) -> float:
     if x.shape[1:] != y.shape[1:]:
         raise ValueError(f"both need scores (runs, tasks) of the same tasks, got shapes {x.shape} and {y.shape}")
     return float((1 + np.sign(x[:, None] - y[None])).mean() / 2)
+
+
+def wilson_interval(successes: int, trials: int, z: float = 1.96) -> tuple[float, float]:
+    """Wilson's interval of a share, 95 % by default (Wilson 1927); (NaN, NaN) of no trials."""
+    if trials == 0:
+        return float("nan"), float("nan")
+    share, spread = successes / trials, z * z / trials
+    middle = share + spread / 2
+    width = z * np.sqrt(share * (1 - share) / trials + spread / (4 * trials))
+    return float((middle - width) / (1 + spread)), float((middle + width) / (1 + spread))

@@ -8,7 +8,10 @@ import numpy as np
 
 _GRID_DIMENSIONS = 3  # in more, nearly every goal would have a cell of its own
 import os
-_CLEARANCE = float(os.environ.get("CLEAR", 3.0))  # weight of the share of neighbours never reached: walls are where nobody has been
+
+_CLEARANCE = float(
+    os.environ.get("CLEAR", 3.0)
+)  # weight of the share of neighbours never reached: walls are where nobody has been
 _FALL = float(os.environ.get("FALL", 40.0))  # weight of the share of visits that ended in a fall
 
 
@@ -164,3 +167,44 @@ class GoalGraph:
             nodes.append(best)
             here = best
         return nodes
+
+    # -- what is stored ------------------------------------------------------------------------------------------------
+    def arrays(self) -> dict[str, np.ndarray]:
+        """All that it has learned, from which `restored` makes it again."""
+        return {
+            "centers": self.centers,
+            "visits": np.array(self._visits, np.int64),
+            "falls": np.array(self._falls),
+            "edges": np.array(list(self._edges), np.int64).reshape(-1, 2),
+            "walked": np.array(self._walked, np.int64),
+            "failed": np.array(self._failed, np.int64),
+        }
+
+    @classmethod
+    def restored(cls, size: float, arrays: dict[str, np.ndarray]) -> GoalGraph:
+        """The graph whose `arrays` these are.
+
+        Raises:
+            ValueError: arrays that do not go together.
+        """
+        n, edges = len(arrays["centers"]), arrays["edges"]
+        lengths = {name: len(arrays[name]) for name in ("visits", "falls", "walked", "failed")}
+        if (
+            arrays["centers"].ndim != 2
+            or edges.shape[1:] != (2,)
+            or (len(edges) and not 0 <= edges.min() <= edges.max() < n)
+        ):
+            raise ValueError("the places and edges of the graph do not go together")
+        if lengths != {"visits": n, "falls": n, "walked": len(edges), "failed": len(edges)}:
+            raise ValueError(f"expected {n} places and {len(edges)} edges throughout, got {lengths}")
+        graph = cls(size, arrays["centers"].shape[1])
+        for center in arrays["centers"]:
+            graph._reach(center)
+        if len(graph) != n:
+            raise ValueError("two places of the graph are the same")
+        graph._visits, graph._falls = arrays["visits"].tolist(), arrays["falls"].tolist()
+        graph._walked, graph._failed = arrays["walked"].tolist(), arrays["failed"].tolist()
+        for i, (a, b) in enumerate(edges.tolist()):
+            graph._edges[a, b] = i
+            graph._onward[a].append(b)
+        return graph

@@ -2,26 +2,33 @@
 
 from __future__ import annotations
 
+import json
+import os
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import gymnasium as gym
 import numpy as np
+import torch
 from gymnasium import spaces
 
+from didi_gym.core.files import SafeFileError, in_short
+from didi_gym.core.progress import progress as progress_bar
+from didi_gym.models.weights import load_info, load_tensors, write_tensors
 from didi_gym.planning.goal_graph import GoalGraph
 from didi_gym.planning.skill_model import SkillModel
 
 _CANDIDATES = 32  # skills compared for a wanted direction
-import os
 _CELL = float(os.environ.get("CELL", 1.5))  # cells in strides
 _LOOKAHEAD = float(os.environ.get("LOOK", 2.0))  # cells to the waypoint
 _NEAR = 1.6  # cells from which the goal itself is aimed at
 _NO_PROGRESS = 0.1  # a decision that made less than this share of its expected way was stuck
-_STUCK = 3  # such decisions in a row after which something else is tried
+_STUCK = int(os.environ.get("STUCK", 3))  # such decisions in a row after which something else is tried
 _HELPLESS = 6  # after which, in training, the episode counts as a fall and is left
 _WANDERING = 0.15  # share of training episodes that begin by wandering
 _WANDER_STEPS = 150  # low-level steps of it
+_RECENT = 20  # episodes over which progress is shown
 _REPLAN = 20  # decisions after which a plan is renewed if the graph has changed
 
 
@@ -103,11 +110,16 @@ class SkillGraph:
         self._trip = _Trip()
 
     # -- learning ------------------------------------------------------------------------------------------------------
-    def learn(self, total_low_level_steps: int) -> SkillGraph:
-        """Learn for so many low-level steps (those of the last decision may go beyond)."""
-        until = self.low_level_steps + total_low_level_steps
-        while self.low_level_steps < until:
-            self._learn_episode(until)
+    def learn(self, total_low_level_steps: int, *, progress: bool = True) -> SkillGraph:
+        """Learn for so many low-level steps; those of the last decision may go beyond."""
+        until, begun = self.low_level_steps + total_low_level_steps, self.low_level_steps
+        with progress_bar("SkillGraph", total_low_level_steps, progress) as report:
+            while self.low_level_steps < until:
+                self._learn_episode(until)
+                recent = self.history[-_RECENT:]
+                shown = {"success": sum(row["success"] for row in recent) / len(recent)}
+                shown |= {"places": recent[-1]["places"], "falls": sum(row["fell"] for row in recent)}
+                report(min(self.low_level_steps - begun, total_low_level_steps), shown)
         return self
 
     def _learn_episode(self, until: int) -> None:
@@ -126,9 +138,9 @@ class SkillGraph:
         if fell and self.graph is not None:
             self.graph.fall(np.stack(trip.past[-_HELPLESS - 2 :][:3]))
         self.episodes += 1
-        cells = 0 if self.graph is None else len(self.graph)
+        places = 0 if self.graph is None else len(self.graph)
         row = {"low_level_steps": self.low_level_steps, "success": success, "length": steps, "fell": fell}
-        self.history.append({**row, "cells": cells})
+        self.history.append({**row, "places": places})
 
     def _learn_from(self, trip: _Trip, info: dict[str, Any]) -> None:
         """Learn from the decision just taken: what the skill did, and where the body went on the way."""
@@ -169,8 +181,7 @@ class SkillGraph:
         if trip.hold == 0:
             target = self._target(trip)
             if target is None:
-                trip.skill, trip.choice = int(self.random.integers(len(self.candidates))), self._long
-                trip.hold = int(self.random.integers(2, 7))
+                self._wander(trip)
             else:
                 trip.choice = self._short if self._is_near(target - achieved) else self._long
                 trip.skill = self._aim(target - achieved, trip)
@@ -179,6 +190,16 @@ class SkillGraph:
             one = self.candidates[trip.skill : trip.skill + 1]
             trip.expected = self.model.predict(trip.choice, one, np.zeros(self.goal_dim))[0]
         return self._action(trip)
+
+    def _wander(self, trip: _Trip) -> None:
+        """Hold a random skill for a while; where the last one made no progress, one that leads away from there."""
+        choices = np.arange(len(self.candidates))
+        if trip.stuck and trip.expected is not None:
+            moves = self.model.predict(self._long, self.candidates, np.zeros(self.goal_dim))
+            choices = np.flatnonzero(moves @ trip.expected <= 0)
+        trip.choice = self._long
+        trip.skill = int(self.random.choice(choices)) if len(choices) else trip.skill
+        trip.hold = 2 if trip.stuck else int(self.random.integers(2, 7))
 
     def _target(self, trip: _Trip) -> np.ndarray | None:
         """Where to go now; None: anywhere, at random."""
@@ -293,6 +314,65 @@ class SkillGraph:
         rows = [{key: value[i] for key, value in observation.items()} if many else observation for i in range(n)]
         actions = [self._decide(row, trip) for row, trip in zip(rows, trips, strict=True)]
         return (np.stack(actions) if many else actions[0]), tuple(trips)
+
+    # -- storing -------------------------------------------------------------------------------------------------------
+    def save(self, path: str | Path) -> Path:
+        """Write all that was learned as one safetensors file; `load` goes on from there as if nothing had happened."""
+        path = Path(path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        tensors = {f"model.{name}": torch.from_numpy(array) for name, array in self.model.arrays().items()}
+        if self.graph is not None:
+            tensors |= {f"graph.{name}": torch.from_numpy(array) for name, array in self.graph.arrays().items()}
+        write_tensors(path, tensors, self._identity() | self._progress())
+        return path
+
+    @classmethod
+    def load(cls, path: str | Path, env: gym.Env) -> SkillGraph:
+        """An agent that was saved, for an environment that runs the same skills.
+
+        Raises:
+            SafeFileError: no such file, a damaged one, or one of other skills, durations or goals.
+        """
+        path, agent = Path(path), cls(env)
+        info = load_info(path)
+        ours = json.loads(json.dumps(agent._identity()))
+        theirs = {key: info.get(key) for key in ours} if isinstance(info, dict) else None
+        if theirs != ours:
+            raise SafeFileError(
+                f"{path} is no SkillGraph of this environment: expected {ours}, got {in_short(str(theirs))}"
+            )
+        try:
+            agent._restore(info, {name: tensor.numpy() for name, tensor in load_tensors(path).items()})
+        except (KeyError, TypeError, ValueError) as error:
+            raise SafeFileError(f"{path} is damaged: {in_short(error)}") from error
+        return agent
+
+    def _identity(self) -> dict[str, Any]:
+        space = {"kind": self.skill_space.kind, "size": self.skill_space.size}
+        return {"format": 1, "skill_space": space, "durations": list(self.durations), "goal_dim": self.goal_dim}
+
+    def _progress(self) -> dict[str, Any]:
+        return {
+            "size": None if self.graph is None else self.graph.size,
+            "seed": self.seed,
+            "episodes": self.episodes,
+            "low_level_steps": self.low_level_steps,
+            "random": self.random.bit_generator.state,
+            "tries": [[node, times] for node, times in self._tries.items()],
+            "waiting": [path.tolist() for path in self._waiting],
+            "history": self.history,
+        }
+
+    def _restore(self, info: dict[str, Any], arrays: dict[str, np.ndarray]) -> None:
+        self.model.restore({name: arrays[f"model.{name}"] for name in self.model.arrays()})
+        if info["size"] is not None:
+            own = {name.removeprefix("graph."): array for name, array in arrays.items() if name.startswith("graph.")}
+            self.graph = GoalGraph.restored(float(info["size"]), own)
+        self.seed, self.episodes, self.low_level_steps = info["seed"], info["episodes"], info["low_level_steps"]
+        self.random.bit_generator.state = info["random"]
+        self._tries = {int(node): int(times) for node, times in info["tries"]}
+        self._waiting = [np.array(path) for path in info["waiting"]]
+        self.history = info["history"]
 
 
 def _is_stuck(moved: np.ndarray, expected: np.ndarray) -> bool:

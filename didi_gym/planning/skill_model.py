@@ -74,3 +74,19 @@ class SkillModel:
             velocities = moves / self.durations[choice]
             moves = np.concatenate([self.predict(choice, z[None], v) for z, v in zip(skills, velocities, strict=True)])
         return float(np.quantile(np.linalg.norm(moves, axis=1), 0.75))
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        """All that it has learned."""
+        return {"gram": self.gram, "moment": self.moment, "count": self.count, "weights": self.weights}
+
+    def restore(self, arrays: dict[str, np.ndarray]) -> None:
+        """Take over the `arrays` of another model of the same skills, goals and durations.
+
+        Raises:
+            ValueError: arrays of other shapes or kinds, or with numbers that are not finite.
+        """
+        for name, own in self.arrays().items():
+            given = arrays[name]
+            if given.shape != own.shape or given.dtype != own.dtype or not np.isfinite(given).all():
+                raise ValueError(f"{name} must be {own.shape} {own.dtype}, finite; got {given.shape} {given.dtype}")
+            own[...] = given
