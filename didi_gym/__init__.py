@@ -1,4 +1,4 @@
-"""Pretrained skills for reinforcement learning: turn any Gymnasium environment into a skill-action environment.
+"""Pretrained skills for reinforcement learning: skills as the actions of a Gymnasium environment.
 
     import gymnasium as gym, gymnasium_robotics
     from didi_gym import SkillActionWrapper

@@ -82,8 +82,8 @@ class Figure:
 _INFORMATION = Headline(
     "mutual_information_bits",
     "information in one horizon",
-    "How many bits the movement of one horizon tells about the skill that made it.",
-    "close to the ceiling, where every skill can be told from the others",
+    "How many bits the movement of one horizon tells about the skill; n bits tell about 2^n skills apart.",
+    "close to the ceiling, where every skill can be told from all others",
     "bits",
     "mutual_information_ceiling",
 )
@@ -132,7 +132,7 @@ _COVERAGE = Headline(
 _DIRECTION = Headline(
     "direction_error_degrees",
     "direction error",
-    "Largest angle between the mean direction of a held skill and even spacing of all; walls bend directions.",
+    "Evenly spaced skills should lead in evenly spaced directions: the largest deviation. Walls bend directions.",
     "a few degrees",
     "degrees",
 )
@@ -181,7 +181,16 @@ def _methods(results: Mapping[str, Any], headlines: Collection[Headline]) -> dic
     }
     rivals = [method for method in _METHODS if method in measured][:2]
     own = {"the data's own behaviours": measured["behaviours"]} if "behaviours" in measured else {}
-    return own | {_METHODS[method]: measured[method] for method in rivals}
+    return {
+        f"{name} ({_runs(group, headlines)})": group
+        for name, group in (own | {_METHODS[method]: measured[method] for method in rivals}).items()
+    }
+
+
+def _runs(group: Mapping[str, Any], headlines: Collection[Headline]) -> str:
+    """How many runs a method's means are of."""
+    most = max(entry["n"] for entry in (group.get(each.key) for each in headlines) if is_mean(entry))
+    return f"{most:g} {'run' if most == 1 else 'runs'}"
 
 
 def _mean_text(headline: Headline, entry: Any) -> str:
@@ -271,7 +280,7 @@ def describe_spaces(policy: PolicyNetwork) -> list[tuple[str, str]]:
         ("skills", kind),
         ("action of the agent", agent),
         ("a skill lasts", f"{config.skill_duration} steps by default, with a new plan {_every(config.replan_every)}"),
-        ("a plan looks ahead", f"{config.horizon} steps (the horizon)"),
+        ("a plan", f"{config.actions_per_plan} {'action' if config.actions_per_plan == 1 else 'actions'}"),
     ]
     if config.env_id is not None:
         recorded = f"recorded in `{config.env_id}`"
@@ -318,15 +327,10 @@ def how_measured(results: Mapping[str, Any], figures: Collection[Figure]) -> str
         if is_number(results.get("held_steps")):
             said += f"; falls, directions, distances and coverage with skills held for {results['held_steps']:g} steps "
             said += "from a reset"
-    headlines = [figure.headline for figure in figures]
-    entries = [group.get(each.key) for group in _methods(results, headlines).values() for each in headlines]
-    runs = [entry["n"] for entry in entries if is_mean(entry)]
-    if runs:
-        least, most = min(runs), max(runs)
-        number = f"{most:g}" if least == most else f"{least:g} to {most:g}"
+    if compared(results, figures):
         said += (
-            f". The columns beside this policy's are interquartile means over {number} "
-            f"{'run' if most == 1 else 'runs'} on the same data; `docs/results.md` of didi_gym compares more methods"
+            ". The columns beside this policy's are interquartile means over runs on the same data; `docs/results.md` of "
+            "didi_gym compares more methods"
         )
     return said + "."
 

@@ -87,7 +87,7 @@ def check_arguments(policy: PolicyNetwork, inputs: Any, skills: Any) -> tuple[An
         ValueError: wrong shapes, arrays beside tensors, or another device.
     """
     if isinstance(inputs, Tensor) or isinstance(skills, Tensor):
-        for name, value in (("observations", inputs), ("skills", skills)):
+        for name, value in (("inputs", inputs), ("skills", skills)):
             _check_tensor(policy, name, value)
         inputs, skills = inputs.to(policy.low.dtype), skills.to(policy.low.dtype)
     else:
@@ -95,16 +95,20 @@ def check_arguments(policy: PolicyNetwork, inputs: Any, skills: Any) -> tuple[An
     read, skill_dim = len(policy.config.layout.policy_inputs), policy.config.skill_space.skill_dim
     if inputs.shape == (*skills.shape[:1], read) and skills.shape == (len(inputs), skill_dim):
         return inputs, skills
-    for name, array, width in (("observations", inputs, read), ("skills", skills, skill_dim)):
+    for name, array, width in (("inputs", inputs, read), ("skills", skills, skill_dim)):
         if array.ndim != 2 or array.shape[1] != width:
-            raise ValueError(f"{name} must have shape (n, {width}), got {tuple(array.shape)}")
-    raise ValueError(f"one skill per observation: got {len(inputs)} observations and {len(skills)} skills")
+            raise ValueError(
+                f"{name} must have shape (n, {width}), got {tuple(array.shape)}"
+                + "; inputs are the numbers that the policy reads, which SkillActionWrapper selects from an observation"
+                * (name == "inputs")
+            )
+    raise ValueError(f"one skill for each row of inputs: got {len(inputs)} inputs and {len(skills)} skills")
 
 
 def _check_tensor(policy: PolicyNetwork, name: str, value: Any) -> None:
     if not isinstance(value, Tensor):
         raise ValueError(
-            f"observations and skills must both be arrays or both be tensors, got {name} of type "
+            f"inputs and skills must both be arrays or both be tensors, got {name} of type "
             f"{type(value).__name__} beside a tensor"
         )
     if value.device != policy.device:

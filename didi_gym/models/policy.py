@@ -36,7 +36,8 @@ class Plan(Generic[Array]):
     """What a policy imagines, in environment units: arrays where arrays were given, tensors where tensors were."""
 
     actions: Array
-    """`(n, horizon, action_dim)`, inside the action bounds."""
+    """`(n, horizon, action_dim)`, inside the action bounds; without imagined states only those of one pass of the
+    policy, `(n, actions_per_plan, action_dim)`."""
     observations: Array | None
     """Imagined states `(n, horizon, state_dim)`, relative dimensions counted from the start; None where the policy was
     loaded without its dynamics model."""
@@ -104,24 +105,24 @@ class SkillPolicy(PolicyNetwork):
             self._engine = self.engine(), watch
         return self._engine[0](inputs, skills, steps)
 
-    def act(self, observations: Array, skills: Array) -> Array:
+    def act(self, inputs: Array, skills: Array) -> Array:
         """The next action `(n, action_dim)` for each row: the closed loop of the paper, a new plan every step."""
-        return self.plan_actions(observations, skills, 1)[:, 0]
+        return self.plan_actions(inputs, skills, 1)[:, 0]
 
-    def plan(self, observations: Array, skills: Array) -> Plan[Array]:
+    def plan(self, inputs: Array, skills: Array) -> Plan[Array]:
         """Plan whole trajectories, with the states they lead to where a dynamics model (or the joint form) tells.
 
         Args:
-            observations: What the policy reads, `(n, len(policy_inputs))`, environment units; an array, or a tensor
-                on the policy's device.
+            inputs: What the policy reads, `(n, len(policy_inputs))`, environment units; an array, or a tensor on the
+                policy's device.
             skills: `(n, skill_dim)`, of the same kind.
         """
-        observations, skills = check_arguments(self, observations, skills)
+        inputs, skills = check_arguments(self, inputs, skills)
         if self.dynamics is None and not self._joint:
-            return Plan(self.plan_actions(observations, skills), None)
-        if isinstance(observations, Tensor):
-            return Plan(*self._imagine(torch.cat([observations, skills], dim=-1)))
-        joined = torch.from_numpy(np.concatenate([observations, skills], axis=-1)).to(self.device)
+            return Plan(self.plan_actions(inputs, skills), None)
+        if isinstance(inputs, Tensor):
+            return Plan(*self._imagine(torch.cat([inputs, skills], dim=-1)))
+        joined = torch.from_numpy(np.concatenate([inputs, skills], axis=-1)).to(self.device)
         actions, states = self._imagine(joined)
         return Plan(actions.cpu().numpy(), states.cpu().numpy())
 
