@@ -329,8 +329,8 @@ def how_measured(results: Mapping[str, Any], figures: Collection[Figure]) -> str
             said += "from a reset"
     if compared(results, figures):
         said += (
-            ". The columns beside this policy's are interquartile means over runs on the same data; `docs/results.md` of "
-            "didi_gym compares more methods"
+            ". The columns beside this policy's are interquartile means over runs on the same data; "
+            "`docs/results.md` of didi_gym compares more methods"
         )
     return said + "."
 
