@@ -7,7 +7,7 @@ trajectories tau that differ from each other and still look like the data. Read 
     tau_t         tau with noise of level t                   pi(a_0 ... a_{H-1} | s_0, z)        contextual policy
     x0hat(tau_t)  what the prior takes tau for, seeing tau_t  q(z | tau)                          discriminator
 
-Unlike the paper's U-Net, which emits states beside actions, the policy is an MLP that emits actions, and a small learned
+Unlike the paper's U-Net, which emits states beside actions, the policy is an MLP that emits actions, and a learned
 dynamics model tells the states. Unlike `train_skills` of the package, the guidance weight is fixed (no dual ascent).
 """
 
