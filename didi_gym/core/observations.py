@@ -10,6 +10,7 @@ from gymnasium import spaces
 from didi_gym.core.layout import Layout, ObservationSource
 
 _UNBOUNDED = 1e9  # no actuator takes numbers of this size
+_WOUND = 1_000.0  # radians from which on an angle is brought back into one turn before it becomes float32
 
 
 class InputSelector:
@@ -79,13 +80,18 @@ def _describe_space(space: spaces.Space) -> str:
     return f"a {type(space).__name__} of shape {space.shape}"
 
 
-def choose_numbers(observations: np.ndarray, source: ObservationSource) -> np.ndarray:
-    """The numbers that `source` takes of joined observations `(..., size)`: float32 `(..., width)`."""
-    chosen = observations[..., list(source.indices)].astype(np.float32)
+def choose_numbers(observations: np.ndarray, source: ObservationSource, *, exact: bool = False) -> np.ndarray:
+    """The numbers that `source` takes of joined observations `(..., size)`: `(..., width)`, float32, or as precise as
+    the observations are where `exact`."""
+    numbers = observations[..., list(source.indices)]
+    chosen = numbers if exact and not source.angles else numbers.astype(np.float64 if exact else np.float32)
     if not source.angles:
         return chosen
     places = list(source.angles)
-    angles = chosen[..., places]
+    angles = numbers[..., places]
+    if np.abs(angles).max(initial=0) > _WOUND:  # float32 would lose the angle in the turns
+        angles = np.remainder(angles, 2 * np.pi)
+    angles = angles.astype(np.float32)
     chosen[..., places] = np.cos(angles)
     return np.concatenate([chosen, np.sin(angles)], axis=-1)
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import copy
 import json
+import os
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from gymnasium import spaces
@@ -18,6 +20,10 @@ from didi_gym.core.schema import from_dict
 from didi_gym.data.episodes import DatasetError as DatasetError  # for users it is this module's
 from didi_gym.data.episodes import Packer, about_actions, choose_keys, encode_actions, join_keys, state_source
 from didi_gym.data.writing import KEYS_KEY, LAYOUT_KEY
+
+if TYPE_CHECKING:
+    from gymnasium.envs.registration import EnvSpec
+    from minari import MinariDataset
 
 _HORIZONS = (8, 16, 24, 32, 48, 64, 96)
 _SUGGEST_WINDOWS = 16_000
@@ -43,8 +49,12 @@ class TrajectoryDataset:
     dataset_id: str | None = None
     env_id: str | None = None
     env_kwargs: dict[str, Any] = field(default_factory=dict)
+    env_spec: str | None = None
+    """The environment with its wrappers, as Minari recovers it: `gymnasium.make(EnvSpec.from_json(env_spec))`."""
     discrete_actions: bool = False
     """The environment's actions are `Discrete(action_dim)`."""
+    action_range: np.ndarray | None = None
+    """The lowest and highest actions that policies scale to [-1, 1], `(2, action_dim)`; the bounds where None."""
 
     def __post_init__(self) -> None:
         if self.observations.shape[1:] != (self.layout.state_dim,):
@@ -60,6 +70,13 @@ class TrajectoryDataset:
     @property
     def action_dim(self) -> int:
         return self.actions.shape[1]
+
+    @property
+    def action_limits(self) -> tuple[np.ndarray, np.ndarray]:
+        """The actions `(action_dim,)` that policies scale to -1 and 1: `action_range`, or the bounds."""
+        if self.action_range is None:
+            return self.action_low, self.action_high
+        return self.action_range[0], self.action_range[1]
 
     def fingerprint(self) -> int:
         """A checksum (CRC-32) of the episodes: a run must not be continued on other data of the same name."""
@@ -172,7 +189,7 @@ class TrajectoryDataset:
         """
         if action_space is not None:
             about.update(about_actions(action_space))
-        packer = Packer(sum(len(actions) for _, actions in episodes))
+        packer = Packer(sum(len(actions) for _, actions in episodes), () if layout is None else layout.relative)
         for i, (observations, actions) in enumerate(episodes):
             packer.add(i, np.asarray(observations), encode_actions(np.asarray(actions), action_space, i))
         return cls(**packer.finish(layout, **about))
@@ -180,71 +197,77 @@ class TrajectoryDataset:
     @classmethod
     def from_minari(
         cls,
-        dataset_id: str,
+        dataset: str | os.PathLike[str] | MinariDataset,
         *,
         keys: Sequence[str] | None = None,
         indices: Sequence[int] | None = None,
         layout: Layout | None = None,
         download: bool = False,
+        progress: bool = True,
     ) -> TrajectoryDataset:
-        """Load a Minari data set.
+        """Load a Minari data set. Where steps inside one of its episodes are flagged as ends, it is split there.
 
         Args:
-            dataset_id: A local id such as `didi/ant-directions-v0`, any that Minari can download, or one on the Hub
-                with its owner, `hf://owner/namespace/name-v0`.
+            dataset: A local id such as `didi/ant-directions-v0`, any that Minari can download, or one on the Hub
+                with its owner, `hf://owner/namespace/name-v0`; or the `Path` of a data set's folder; or a
+                `MinariDataset`, for example of `dataset.filter_episodes(...)`.
             keys: Keys of a Dict observation to join. Default: what the data set says of itself, else `observation`,
                 else all.
             indices: Which numbers of the (joined) observation to keep as the state. Default: all.
             layout: What policy and prior see of the state. Default: what the data set says of itself, else everything.
             download: Fetch it with Minari where it is not on this disk; without this nothing touches the network.
+            progress: Show it on stderr where loading takes longer than a few seconds.
 
         Raises:
             DatasetError: not found, or not usable: which episode and field, and why.
         """
-        from didi_gym.data.minari import RemoteDataError, load_minari
+        from didi_gym.data.minari import RemoteDataError, open_dataset, read_episodes
 
         try:
-            dataset = load_minari(dataset_id, download=download)
+            stored = open_dataset(dataset, download=download)
         except RemoteDataError as error:
             raise DatasetError(str(error)) from error
         except (FileNotFoundError, ValueError, KeyError) as error:
             raise DatasetError(
-                f"no Minari data set {dataset_id!r} on this disk ({error}); make it with `didi-gym data`, or fetch it "
-                f"with `minari download {dataset_id}` or download=True (--download)"
+                f"no Minari data set {str(dataset)!r} on this disk ({error}); make it with `didi-gym data`, or fetch "
+                f"it with `minari download {dataset}` or download=True (--download)"
             ) from error
-        metadata = dataset.storage.metadata
+        metadata = stored.storage.metadata
         if layout is None and indices is None and LAYOUT_KEY in metadata:
             layout = from_dict(Layout, json.loads(metadata[LAYOUT_KEY]))
         known = None if layout is None else layout.state_source
         angles = known.angles if known is not None and (indices is None or tuple(indices) == known.indices) else ()
         if keys is None and KEYS_KEY in metadata:
             keys = json.loads(metadata[KEYS_KEY])
-        keys = choose_keys(dataset.observation_space, keys)
-        space = dataset.action_space
+        keys = choose_keys(stored.observation_space, keys)
+        space = stored.action_space
         about = about_actions(space)
-        source = replace(state_source(dataset.observation_space, keys, indices), angles=angles)
-        whole = state_source(dataset.observation_space, keys, None)
-        packer = Packer(int(dataset.total_steps))
-        for episode in dataset.iterate_episodes():
-            observations = join_keys(episode.observations, keys, episode.id)
-            packer.add(
-                episode.id,
-                observations if source == whole else choose_numbers(observations, source),
-                encode_actions(episode.actions, space, episode.id),
-            )
+        source = replace(state_source(stored.observation_space, keys, indices), angles=angles)
         if layout is None:
             layout = replace(Layout.flat(source.width), sources=(source,))
         layout = replace(layout, state_source=source)
-        spec = dataset.env_spec
+        packer = Packer(int(stored.total_steps), layout.relative)
+        for episode, observed, acted, ended in read_episodes(stored, keys, progress=progress):
+            states = choose_numbers(join_keys(observed, keys, episode), source, exact=True)
+            actions = encode_actions(acted, space, episode)
+            packer.add(episode, states, actions, ended)
+        spec = stored.env_spec
         kwargs = {} if spec is None else {k: v for k, v in spec.kwargs.items() if _is_json(v) and k != "render_mode"}
         fields = packer.finish(
             layout,
-            dataset_id=dataset_id,
+            dataset_id=dataset if isinstance(dataset, str) else stored.id,
             env_id=None if spec is None else spec.id,
             env_kwargs=kwargs,
+            env_spec=None if spec is None else _without_rendering(spec).to_json(),
             **about,
         )
         return cls(**fields)
+
+
+def _without_rendering(spec: EnvSpec) -> EnvSpec:
+    spec = copy.deepcopy(spec)
+    spec.kwargs.pop("render_mode", None)
+    return spec
 
 
 def _is_json(value: Any) -> bool:

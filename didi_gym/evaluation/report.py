@@ -338,10 +338,11 @@ def fidelity(policy: SkillPolicy, dataset: TrajectoryDataset, rollouts: list[Rol
 def _embed(policy: SkillPolicy, states: np.ndarray, actions: np.ndarray) -> torch.Tensor:
     local = torch.as_tensor(localize(states, policy.config.layout)[0])
     normalized = policy.normalizer.normalize(local.to(policy.device)).cpu()
-    scaled = (actions - policy.action_low) / _action_width(policy) * 2 - 1
+    scaled = (actions - policy.action_range[0].cpu().numpy()) / _action_width(policy) * 2 - 1
     return torch.cat([normalized.flatten(1), torch.as_tensor(scaled, dtype=torch.float32).flatten(1)], dim=-1)
 
 
 def _action_width(policy: SkillPolicy) -> np.ndarray:
-    """Distance between the action bounds `(action_dim,)`."""
-    return np.maximum(policy.action_high - policy.action_low, 1e-6)  # zero where the data's action never changes
+    """Width of the range that actions are scaled by, `(action_dim,)`."""
+    low, high = (limit.cpu().numpy() for limit in policy.action_range)
+    return np.maximum(high - low, 1e-6)  # zero where the data's action never changes

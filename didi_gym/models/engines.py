@@ -128,6 +128,7 @@ class NumpyEngine:
         scale = np.concatenate([policy.normalizer.scale.cpu().numpy()[inputs], skills + 1])
         self._net = NumpyResidualMLP(policy.net.state_dict(), config.depth, scale)
         self._low, self._high, self._action_dim = policy.action_low, policy.action_high, config.action_dim
+        self._range = tuple(limit.cpu().numpy() for limit in policy.action_range)
         self._discrete = config.discrete_actions
         self._bounds: dict[int, tuple[np.ndarray, ...]] = {}
 
@@ -172,8 +173,8 @@ class NumpyEngine:
         return np.maximum(actions, low, out=actions)
 
     def _tile_bounds(self, steps: int) -> tuple[np.ndarray, ...]:
-        low, high = self._low.astype(np.float64), self._high.astype(np.float64)
-        kinds = (low, high, (low + high) / 2, (high - low) / 2)
+        low, high = (limit.astype(np.float64) for limit in self._range)
+        kinds = (self._low, self._high, (low + high) / 2, (high - low) / 2)
         self._bounds[steps] = tuple(np.tile(kind, steps).astype(np.float32) for kind in kinds)
         return self._bounds[steps]
 

@@ -294,3 +294,6 @@ def _require_sound(policy: SkillPolicy, path: Path) -> None:
         raise SafeFileError(f"{path} is damaged: normalizer.scale must be positive; fetch or write it again")
     if not (policy.low <= policy.high).all():
         raise SafeFileError(f"{path} is damaged: action bounds low exceed high; fetch or write it again")
+    least, most = policy.action_range
+    if not (policy.low <= least).all() or not (most <= policy.high).all():
+        raise SafeFileError(f"{path}: the action bounds in it must hold action_range of config.json; fetch both again")

@@ -27,6 +27,8 @@ class PolicyNetwork(nn.Module):
     low: Tensor
     high: Tensor
     input_indices: Tensor
+    range_low: Tensor
+    range_high: Tensor
 
     def __init__(self, config: PolicyConfig) -> None:
         super().__init__()
@@ -50,6 +52,10 @@ class PolicyNetwork(nn.Module):
         self.normalizer = Normalizer(layout.state_dim)
         self.register_buffer("low", -torch.ones(config.action_dim))
         self.register_buffer("high", torch.ones(config.action_dim))
+        if config.action_range is not None:
+            for name, limit in zip(("range_low", "range_high"), config.action_range, strict=True):
+                limits = torch.tensor(limit, dtype=torch.float32, device="cpu")
+                self.register_buffer(name, limits, persistent=False)
         if (numbers := sum(tensor.numel() for tensor in self.state_dict().values())) > MAX_NUMBERS:
             raise ValueError(f"a policy may have {MAX_NUMBERS:,} weights, this would have {numbers:,}: lower its width")
 
@@ -70,6 +76,12 @@ class PolicyNetwork(nn.Module):
     def action_high(self) -> np.ndarray:
         """Upper action bounds `(action_dim,)`, environment units."""
         return self.high.cpu().numpy()
+
+    @property
+    def action_range(self) -> tuple[Tensor, Tensor]:
+        """The actions `(action_dim,)` that -1 and 1 stand for, environment units: the bounds where the configuration
+        has no `action_range`."""
+        return (self.low, self.high) if self.config.action_range is None else (self.range_low, self.range_high)
 
     def forward(
         self, inputs: Tensor, skills: Tensor, generator: torch.Generator | None = None
@@ -159,5 +171,6 @@ class PolicyNetwork(nn.Module):
 
     def to_environment(self, actions: Tensor) -> Tensor:
         """Actions in [-1, 1] in environment units, inside the bounds."""
-        scaled = self.low + (actions + 1) / 2 * (self.high - self.low)
+        low, high = self.action_range
+        scaled = low + (actions + 1) / 2 * (high - low)
         return torch.minimum(torch.maximum(scaled, self.low), self.high)  # rounding must not leave the bounds

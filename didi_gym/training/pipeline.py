@@ -24,6 +24,7 @@ from didi_gym.training.behaviours import train_behaviours, tune_behaviours
 from didi_gym.training.checkpoints import TrainingStopped
 from didi_gym.training.config import TrainConfig
 from didi_gym.training.run import Run
+from didi_gym.training.segmentation import fitting_window
 from didi_gym.training.stages import train_dynamics, train_prior, train_skills
 
 Module = TypeVar("Module", bound=nn.Module)
@@ -38,14 +39,23 @@ def hold_out(
         share: Of the episodes, for evaluation; 0 keeps none back.
 
     Returns:
-        What is trained on, what is held out, and the settings with the horizon in them.
+        What is trained on, what is held out, and the settings with the horizon in them, and with no more
+        `feature_times` than that horizon has.
+
+    Raises:
+        DatasetError: nothing can be learned from the data with these settings.
     """
     dataset.require_horizon(2)
     dataset.require_change()
+    if config.learns_behaviours:
+        fitting_window(dataset, config.behaviours)  # what the last stage would refuse is refused before the first
     config = config.with_horizon_for(dataset)
     assert config.horizon is not None
+    instants = min(config.skills.feature_times, config.horizon - 1)  # a horizon of three steps has two changes to see
     training, held_out = dataset.split(share, horizon=config.horizon) if share > 0 else (dataset, dataset)
-    return training, held_out, config
+    if config.learns_behaviours:
+        fitting_window(training, config.behaviours)
+    return training, held_out, replace(config, skills=replace(config.skills, feature_times=instants))
 
 
 def train(

@@ -58,10 +58,11 @@ class Run:
         self.horizon = dataset.suggest_horizon() if horizon is None else horizon
         self.device, self.checkpoints = torch.device(device), checkpoints
         self.batches = Batches(dataset, fit_normalizer(dataset, self.horizon), self.device)
+        scale = None if dataset.action_range is None else dataset.action_range.tolist()
         self._identity = {
             "data": dataset.fingerprint(),
             "layout": to_dict(dataset.layout),
-            "bounds": [dataset.action_low.tolist(), dataset.action_high.tolist()],
+            "bounds": [dataset.action_low.tolist(), dataset.action_high.tolist(), *(scale or ())],
             "horizon": self.horizon,
             "seed": seed,
         }
@@ -112,7 +113,7 @@ class Run:
 
     def new_policy(self, config: SkillConfig, skill_space: SkillSpace, plan_length: int) -> SkillPolicy:
         """An untrained policy for the data, with its normaliser and action bounds; draws from the global generator."""
-        dataset = self.dataset
+        dataset, scale = self.dataset, self.dataset.action_range
         settings = PolicyConfig(
             horizon=self.horizon,
             action_dim=dataset.action_dim,
@@ -127,13 +128,15 @@ class Run:
             plan_length=None if plan_length == self.horizon else plan_length,
             consistency=config.consistency,
             discrete_actions=dataset.discrete_actions,
+            action_range=None if scale is None else (tuple(scale[0].tolist()), tuple(scale[1].tolist())),
             dataset_id=dataset.dataset_id,
             env_id=dataset.env_id,
             env_kwargs=dataset.env_kwargs,
+            env_spec=dataset.env_spec,
             didi_gym_version=__version__,
         )
         policy = SkillPolicy(settings).to(self.device)
         policy.normalizer.load_state_dict(self.batches.normalizer.state_dict())
-        policy.low.copy_(self.batches.low)
+        policy.low.copy_(torch.as_tensor(dataset.action_low))
         policy.high.copy_(torch.as_tensor(dataset.action_high))
         return policy

@@ -55,7 +55,7 @@ def cluster_windows(dataset: TrajectoryDataset, skills: int, config: BehaviourCo
     Args:
         skills: Clusters: about one and a half times the behaviours that are expected.
     """
-    config = _fitting(dataset, config)
+    config = fitting_window(dataset, config)
     starts = _window_starts(dataset, config)
     features = _describe(dataset, starts, config)
     clusters = _k_means(_principal(features, config.components), skills, seed)
@@ -75,7 +75,7 @@ def separation(dataset: TrajectoryDataset, config: BehaviourConfig | None = None
     Raises:
         DatasetError: no episode is as long as a window.
     """
-    config = _fitting(dataset, config or BehaviourConfig())
+    config = fitting_window(dataset, config or BehaviourConfig())
     starts = _window_starts(dataset, config)
     points = _principal(_describe(dataset, starts[:: max(len(starts) // 6000, 1)], config), config.components)
     labels = _k_means(points, min(clusters, len(points)), seed=0)
@@ -104,7 +104,7 @@ def refine(dataset: TrajectoryDataset, errors: np.ndarray, config: BehaviourConf
     return _numbered(_merge_duplicates(dataset, _merge_rare(dataset, labels, skills, config), errors, config))
 
 
-def _fitting(dataset: TrajectoryDataset, config: BehaviourConfig) -> BehaviourConfig:
+def fitting_window(dataset: TrajectoryDataset, config: BehaviourConfig) -> BehaviourConfig:
     """The settings, with a shorter window where half of the episodes are shorter than that."""
     median = int(np.median(dataset.lengths))
     if median < MIN_WINDOW:

@@ -31,6 +31,11 @@ def test_a_config_written_before_there_were_u_nets_means_an_mlp():
     assert from_dict(PolicyConfig, old) == random_policy().config and random_policy().config.network == "mlp"
 
 
+def test_a_config_written_before_there_was_an_action_range_means_the_bounds():
+    old = {name: value for name, value in _changed().items() if name not in ("action_range", "env_spec")}
+    assert from_dict(PolicyConfig, old) == random_policy().config and random_policy().config.action_range is None
+
+
 def _changed(**changes):
     return {**json.loads(json.dumps(to_dict(random_policy().config))), **changes}
 
@@ -58,6 +63,14 @@ def _changed(**changes):
             _changed(layout={**to_dict(BODY), "heading": {"quaternion": [1, 2], "vectors": []}}),
             r"layout\.heading\.q",
         ),
+        (_changed(action_range=[[0.0, 0.0], [1.0, 1.0]]), "PolicyConfig: action_range: .*3 lowest.*got 2 and 2"),
+        (_changed(action_range=[[0.0] * 3, [1.0, 1.0, -1.0]]), "PolicyConfig: action_range: "),
+        (
+            _changed(action_range=[[0.0] * 3, [1.0] * 3], discrete_actions=True),
+            "PolicyConfig: action_range: .*discrete",
+        ),
+        (_changed(action_range=[[0.0] * 3, [1.0, 1.0, "1"]]), r"action_range\[1\]\[2\]: "),
+        (_changed(env_spec="x" * 100_001), "env_spec: "),
         (_changed(env_kwargs=[]), r"env_kwargs: .*, got \[\]"),
         (_changed(env_kwargs={"day": date(2026, 1, 1)}), "PolicyConfig: .*JSON"),
         (_changed(env_kwargs="x" * 10**5), "env_kwargs: .*got 'xx"),

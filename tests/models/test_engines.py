@@ -29,6 +29,7 @@ FORMS = [
     {"layout": Layout.flat(6), "skill_space": DISCRETE},
     {"consistency": "joint"},
     {"discrete_actions": True},
+    {"action_range": ((-0.1, -0.5, 0.5), (0.2, 0.25, 0.5))},
 ]
 UNET = {"network": "unet", "unet": UNetConfig(8, (1, 2))}
 UNETS = [UNET, {**UNET, "consistency": "joint"}, {**UNET, "plan_length": 3, "replan_every": 3}]
@@ -51,6 +52,19 @@ def test_all_engines_plan_alike(form, n):
             scale = policy.action_high - policy.action_low
             np.testing.assert_allclose(actions / scale, expected[:, :steps] / scale, atol=2e-5)
             assert (actions >= policy.action_low).all() and (actions <= policy.action_high).all()
+
+
+@pytest.mark.parametrize("n", [1, 33])
+def test_minus_one_and_one_are_the_ends_of_the_range_and_the_bounds_only_clip(n):
+    policy = random_policy(action_range=((-0.1, -0.5, 0.5), (0.2, 0.25, 0.5)))
+    last = policy.net.state_dict()[[name for name in policy.net.state_dict() if name.endswith("bias")][-1]]
+    last.copy_(torch.where(torch.arange(len(last)) % 2 == 0, 1e3, -1e3))  # tanh is 1 or -1
+    expected = [[0.2, -0.5, 0.5], [-0.1, 0.25, 0.5]]
+    for engine in (NumpyEngine(policy), TorchEngine(policy)):
+        np.testing.assert_allclose(engine(*_asked(policy, n), 2), np.broadcast_to(expected, (n, 2, 3)), rtol=1e-6)
+    policy.high[0] = 0.05
+    for engine in (NumpyEngine(policy), TorchEngine(policy)):
+        assert engine(*_asked(policy, n), 1)[0, 0, 0] == np.float32(0.05)
 
 
 @pytest.mark.parametrize("form", UNETS, ids=str)

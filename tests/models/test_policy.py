@@ -427,3 +427,12 @@ def test_a_trajectory_of_one_plan_is_the_papers_single_pass():
     states, actions = policy.trajectory(first, skills, dynamics)
     torch.testing.assert_close(actions, policy(first, skills)[0])
     torch.testing.assert_close(states, dynamics.rollout(first, actions)[:, :8])
+
+
+def test_an_action_range_outside_of_the_bounds_is_refused(tmp_path):
+    random_policy(action_range=((0.0, 0.0, 0.0), (0.5, 0.25, 4.0))).save_pretrained(tmp_path)
+    with pytest.raises(SkillPolicyHubError, match="action_range of config"):
+        SkillPolicy.from_pretrained(tmp_path)
+    kept = random_policy(action_range=((0.0, 0.0, 0.0), (0.5, 0.25, 3.0)))
+    again = SkillPolicy.from_pretrained(kept.save_pretrained(tmp_path), device="cpu")
+    assert again.config == kept.config and again.action_range[1].tolist() == [0.5, 0.25, 3.0]

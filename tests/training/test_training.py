@@ -327,8 +327,8 @@ def test_windows_are_drawn_evenly_from_all_episodes_that_hold_one(horizon):
     pairs = [(np.arange(10 * i, 10 * i + n)[:, None], np.zeros((n, 1))) for i, n in enumerate((5, 2, 7, 1, 4))]
     whole = TrajectoryDataset.from_episodes(pairs, action_low=[-1], action_high=[1])
     for dataset in (whole, whole.split(0.4, horizon=horizon)[0]):
-        batches = Batches(dataset, Normalizer.from_limits(np.array([-1.0]), np.array([1.0])), torch.device("cpu"))
-        states, _ = batches.draw(2000, horizon, torch.Generator().manual_seed(0))
+        batches = Batches(dataset, Normalizer.from_limits(np.array([-64.0]), np.array([64.0])), torch.device("cpu"))
+        states = 64 * batches.draw(2000, horizon, torch.Generator().manual_seed(0))[0]
         every = dataset.window_starts(np.arange(dataset.num_windows(horizon)), horizon)
         drawn, times = np.unique(states[:, 0, 0].numpy(), return_counts=True)
         np.testing.assert_array_equal(drawn, dataset.observations[every, 0])
