@@ -16,7 +16,13 @@ SETTINGS = {  # of a report: said in a sentence, or as the ceiling of a figure
     "skills",
     "replan_every",
     "held_steps",
+    "held_seconds",
+    "step_seconds",
     "mutual_information_ceiling",
+    "mutual_information_low",
+    "mutual_information_high",
+    "held_information_low",
+    "held_information_high",
     "vendi_ceiling",
 }
 _SPACES = {"ball": "the unit ball of R^{n}", "sphere": "the unit sphere in R^{n}", "box": "[-1, 1]^{n}"}
@@ -113,7 +119,7 @@ _SPREAD = Headline(
     "spread_ratio",
     "executed / planned spread",
     "How far apart skills lead in the simulator, relative to what the policy planned.",
-    "close to 1: plans are carried out as planned",
+    "between 0.8 and 1.2: plans are carried out as planned",
 )
 _FALLS = Headline(
     "falls",
@@ -316,8 +322,9 @@ def how_measured(results: Mapping[str, Any], figures: Collection[Figure]) -> str
             f"{_every(results['replan_every'])}"
         )
         if is_number(results.get("held_steps")):
-            said += f"; falls, directions, distances and coverage with skills held for {results['held_steps']:g} steps "
-            said += "from a reset"
+            seconds = f" ({results['held_seconds']:g} s)" if is_number(results.get("held_seconds")) else ""
+            said += f"; falls, directions, distances and coverage with skills held for {results['held_steps']:g} steps"
+            said += f"{seconds} from a reset"
     headlines = [figure.headline for figure in figures]
     entries = [group.get(each.key) for group in _methods(results, headlines).values() for each in headlines]
     runs = [entry["n"] for entry in entries if is_mean(entry)]

@@ -83,6 +83,8 @@ class PolicyConfig:
     dataset_id: str | None = None
     env_id: str | None = None
     env_kwargs: dict[str, Any] = field(default_factory=dict)
+    step_seconds: Rate | None = None
+    """Simulated seconds of one environment step, where the environment of the data says it."""
     model_type: str = MODEL_TYPE
     format_version: int = FORMAT_VERSION
     didi_gym_version: str = ""
