@@ -29,8 +29,8 @@ def combined_score(row: Row) -> float:
     """Geometric mean of three shares: information of its ceiling, agreement of real and planned spread, fidelity.
 
     Spreads agree by the smaller of them over the larger: skills that lead further apart than was planned are no more
-    under control than skills that stay behind. One share near zero makes the score near zero: skills must differ, be executed as planned, and be like the data. A
-    method without plans (no planned spread) is scored on the other two.
+    under control than skills that stay behind. One share near zero makes the score near zero: skills must differ, be
+    executed as planned, and be like the data. A method without plans (no planned spread) is scored on the other two.
     """
     bits = max(number(row, "mutual_information_bits"), 0) / number(row, "mutual_information_ceiling")
     ratio = number(row, "spread_ratio")
