@@ -8,6 +8,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeGuard
 
+from didi_gym.core.environments import asks_for_trust
 from didi_gym.core.layout import ObservationSource
 from didi_gym.models.policy_network import PolicyNetwork
 
@@ -212,6 +213,9 @@ def is_number(value: Any) -> bool:
 def usage(policy: PolicyNetwork, source: str, env: str | None, env_kwargs: Mapping[str, Any]) -> str:
     """A program of at most four lines that runs, and makes `env` where the policy has an environment.
 
+    Where making the environment of the policy's config asks for trust, as one in a module that the config names does,
+    the program plans without it.
+
     Args:
         env: Id of the environment to show; default: the one of the policy's data.
         env_kwargs: Its own arguments.
@@ -226,7 +230,7 @@ def usage(policy: PolicyNetwork, source: str, env: str | None, env_kwargs: Mappi
         make = f"env = didi_gym.make({json.dumps(env)}, {json.dumps(source)}{more})"
         return "\n".join(["import didi_gym", "", make, *steps])
     load = f"policy = didi_gym.SkillPolicy.from_pretrained({json.dumps(source)})"
-    if policy.config.env_id is not None:
+    if policy.config.env_id is not None and _follows(policy):
         more = ", env_kwargs=policy.config.env_kwargs" if policy.config.env_kwargs else ""
         make = f"env = didi_gym.make(policy.config.env_id, policy{more})"
         return "\n".join(["import didi_gym", "", load, make, *steps])
@@ -234,6 +238,14 @@ def usage(policy: PolicyNetwork, source: str, env: str | None, env_kwargs: Mappi
     draw = "skills = policy.skill_space.sample(1, np.random.default_rng(0))"
     plan = f"actions = policy.plan_actions(np.zeros((1, {inputs}), np.float32), skills)  # (1, steps, action_dim)"
     return "\n".join(["import didi_gym", "import numpy as np", "", load, draw, plan])
+
+
+def _follows(policy: PolicyNetwork) -> bool:
+    """Whether a program may make the environment that the policy's config names without trusting who wrote that."""
+    try:
+        return asks_for_trust(policy.config.env_id or "", policy.config.env_kwargs) is None
+    except ValueError:  # no id at all
+        return False
 
 
 def pinned(source: str) -> str:
