@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import gymnasium as gym
 import tyro
 
+from didi_gym.core.files import in_short
 from didi_gym.data.dataset import DatasetError
 
 if TYPE_CHECKING:
@@ -76,7 +77,7 @@ def evaluate(args: Evaluate) -> None:
         except DatasetError as error:
             if args.dataset is not None:
                 raise
-            print(f"Fidelity, Vendi score and coverage are left out: {error}", file=sys.stderr)
+            print(f"Fidelity, Vendi score and coverage are left out: {in_short(error)}", file=sys.stderr)
     env = _environment(args, policy)
     spec = env.spec  # before its time limit is taken off
     report, held = evaluate_skills(

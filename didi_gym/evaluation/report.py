@@ -168,7 +168,7 @@ def evaluate_skills(
     check_actions(env.action_space, policy)
     simulator = SkillSimulator(policy, env, contact_geoms)
     every = replan_every or config.replan_every
-    held_steps = held_steps_for(env) if held_steps is None else held_steps
+    held_steps = held_steps_for(policy, env) if held_steps is None else held_steps
     features, horizon = list(config.layout.features), config.horizon
     grid = policy.skill_space.grid(skills)
     scale = policy.normalizer.scale.cpu().numpy()[features]

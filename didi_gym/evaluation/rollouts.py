@@ -13,7 +13,7 @@ from typing import Any
 
 import gymnasium as gym
 import numpy as np
-from gymnasium.envs.registration import EnvSpec, load_env_creator
+from gymnasium.envs.registration import EnvSpec, WrapperSpec, load_env_creator
 
 from didi_gym.core.environments import asks_for_trust, require_env_id
 from didi_gym.core.files import in_short
@@ -34,8 +34,9 @@ from didi_gym.wrappers.make import make_low_level
 _FIRST_SEED = 1_000_000  # far from the seeds that data sets are made with
 _BURN_IN = 64  # starts lie up to this many steps of random skills after a reset
 _ENDED_IN_A_ROW = 20  # such walks to a start that ended their episode, before the part of one is taken that did not
-HELD_SECONDS, HELD_STEPS = 4.8, 96  # for how long skills are held: of simulated time, where a step's is known
-_DRAWING = "gymnasium.wrappers.rendering:"  # wrappers that only show or film
+_HELD_SECONDS, _HELD_STEPS = 4.8, 96  # for how long skills are held: of simulated time, where a step's is known
+_MOST_HELD_STEPS = 2_000
+_DRAWING = "gymnasium.wrappers.rendering"  # module of the wrappers that only show or film
 
 
 @dataclass(frozen=True)
@@ -214,7 +215,7 @@ def hold_skills(
         steps: Default: 4.8 s of simulated time where the environment says how long a step is, else 96 steps.
     """
     simulator = SkillSimulator(policy, env or make_data_env(policy))
-    steps = held_steps_for(simulator.env) if steps is None else steps
+    steps = held_steps_for(policy, simulator.env) if steps is None else steps
     grid = policy.skill_space.grid(skills)
     resets = simulator.random_starts(episodes, np.random.default_rng(seed), burn_in=0)
     rollouts = []
@@ -237,10 +238,15 @@ def hold_skills(
     return HeldSkills(paths, np.tile(grid, (episodes, 1)), np.array([r.terminated for r in rollouts]), cut)
 
 
-def held_steps_for(env: gym.Env) -> int:
-    """Steps for which skills are held by default: 4.8 s of simulated time, or 96 where a step's time is not known."""
+def held_steps_for(policy: SkillPolicy, env: gym.Env) -> int:
+    """Steps for which skills are held by default: 4.8 s of simulated time, or 96 where a step's time is not known.
+
+    Where steps are very long or short, at least a horizon, and at most 2,000 steps.
+    """
     seconds = step_seconds_of(env)
-    return HELD_STEPS if seconds is None else max(1, round(HELD_SECONDS / seconds))
+    if seconds is None:
+        return _HELD_STEPS
+    return max(policy.config.horizon, round(min(_HELD_SECONDS / seconds, _MOST_HELD_STEPS)))
 
 
 def make_data_env(policy: SkillPolicy, *, spec: EnvSpec | None = None, trust: bool = False) -> gym.Env:
@@ -290,7 +296,7 @@ def make_from_spec(spec: EnvSpec) -> gym.Env:
         ValueError: it cannot be made, reset or stepped.
     """
     kwargs = {name: value for name, value in spec.kwargs.items() if name != "render_mode"}
-    wrappers = tuple(each for each in spec.additional_wrappers if not each.entry_point.startswith(_DRAWING))
+    wrappers = tuple(each for each in spec.additional_wrappers if each.entry_point.partition(":")[0] != _DRAWING)
     try:
         if spec.entry_point is not None:
             env = make_low_level(replace(spec, kwargs=kwargs, additional_wrappers=wrappers))
@@ -299,7 +305,7 @@ def make_from_spec(spec: EnvSpec) -> gym.Env:
                 raise TypeError(f"its arguments name an environment once more: {sorted(twice)[0]}")
             env = make_named_env(spec.id, **kwargs)
             for wrapper in wrappers:
-                env = _wrapper_class(wrapper.entry_point)(env, **(wrapper.kwargs or {}))
+                env = _wrapped(env, wrapper)
         if kwargs or wrappers:  # some faults in arguments show only when it runs
             env.reset(seed=0)
             env.action_space.seed(0)
@@ -367,11 +373,13 @@ def _recorded_spec(policy: SkillPolicy) -> EnvSpec:
     return EnvSpec(config.env_id, kwargs=dict(config.env_kwargs))
 
 
-def _wrapper_class(entry_point: str) -> type[gym.Wrapper]:
-    found: Any = load_env_creator(entry_point)
+def _wrapped(env: gym.Env, wrapper: WrapperSpec) -> gym.Env:
+    found: Any = load_env_creator(wrapper.entry_point)
     if not (isinstance(found, type) and issubclass(found, gym.Wrapper)):
-        raise TypeError(f"{entry_point} is no wrapper")
-    return found
+        raise TypeError(f"{wrapper.entry_point} is no wrapper")
+    if wrapper.kwargs is None:
+        raise TypeError(f"the wrapper {wrapper.name} recorded no arguments (it is no RecordConstructorArgs)")
+    return env if found.__module__ == _DRAWING else found(env, **wrapper.kwargs)
 
 
 def _set_mujoco_state(inner: Any, qpos: np.ndarray, qvel: np.ndarray) -> None:

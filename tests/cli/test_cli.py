@@ -219,6 +219,34 @@ def test_wrappers_can_be_named_by_a_file_and_an_environment_is_named_once(traine
     assert "has no absent.json" in _main(monkeypatch, *asked, "--env-spec", tmp_path / "absent.json")
 
 
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"env_id": "evilmodule:Env-v0"}, "'evilmodule'.*--trust"),
+        ({"env_id": "didi_gym/Ant-v0", "env_kwargs": {"policy": "evil/repo"}}, "'evil/repo'.*--trust"),
+        ({"env_kwargs": {"env_id": ENV}}, "InvertedPendulum-v5.*--trust"),
+        ({"env_kwargs": {"max_episode_steps": "x"}}, "max_episode_steps"),
+        ({"env_kwargs": {"reset_noise_scale": "x"}}, "reset_noise_scale"),
+        ({"env_id": "..x:Y-v0"}, r"'\.\.x:Y-v0'"),
+        ({"env_id": "Nowhere-v0"}, "--env module:Nowhere-v0"),
+    ],
+)
+def test_the_environment_of_a_policys_config_is_made_or_refused_in_one_sentence(
+    changes, words, trained, tmp_path, monkeypatch
+):
+    for name in ("config.json", "model.safetensors"):
+        (tmp_path / name).write_bytes((trained / name).read_bytes())
+    config = json.loads((tmp_path / "config.json").read_text())
+    config = {**config, "env_spec": None, "dataset_id": None, **changes}
+    (tmp_path / "config.json").write_text(json.dumps({k: v for k, v in config.items() if v is not None}))
+    (tmp_path / "evilmodule.py").write_text("raise SystemExit('imported')")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    message = _main(monkeypatch, "evaluate", tmp_path, *QUICK, "--no-video")
+    assert re.match(f"didi-gym: .*{words}", message) and "\n" not in message
+    if "evilmodule" in words:
+        assert _main(monkeypatch, "evaluate", tmp_path, *QUICK, "--no-video", "--trust") == "imported"
+
+
 def test_list_names_the_policies_that_come_with_the_installation(monkeypatch, capsys):
     monkeypatch.setattr(hub_commands, "list_pretrained", lambda: ["ant", "point"])
     cli.run(["list"])

@@ -181,6 +181,15 @@ def test_what_a_file_calls_a_wrapper_must_be_one():
     assert asks_for_trust("Pendulum-v1", {}, ["gymnasium.wrappers:RescaleObservation"]) is None
 
 
+def test_wrappers_that_film_are_left_out_and_one_without_arguments_is_named():
+    film = {"name": "RecordVideo", "entry_point": "gymnasium.wrappers:RecordVideo", "kwargs": {"video_folder": "/x"}}
+    spec = env_spec_from_json(json.dumps({"id": "Pendulum-v1", "additional_wrappers": [film]}), "x")
+    assert "RecordVideo" not in str(make_data_env(policy_of(), spec=spec))
+    spec.additional_wrappers[0].kwargs = None
+    with pytest.raises(ValueError, match="RecordVideo"):
+        make_data_env(policy_of(), spec=spec)
+
+
 def test_an_environment_that_nobody_registered_is_answered_with_what_to_do():
     with pytest.raises(gym.error.UnregisteredEnv, match=r"--env module:Nowhere-v0.*recover_environment"):
         make_data_env(policy_of(env_id="Nowhere-v0"))

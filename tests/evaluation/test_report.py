@@ -13,7 +13,7 @@ from didi_gym.core.skill_space import SkillSpace
 from didi_gym.data.dataset import TrajectoryDataset
 from didi_gym.evaluation.metrics import direction_error, mutual_information, nearest_distance, skill_probe, skill_spread
 from didi_gym.evaluation.report import SkillReport, evaluate_skills
-from didi_gym.evaluation.rollouts import SkillSimulator, Start, hold_skills, make_data_env
+from didi_gym.evaluation.rollouts import SkillSimulator, Start, held_steps_for, hold_skills, make_data_env
 from didi_gym.models.config import PolicyConfig
 from didi_gym.models.policy import SkillPolicy
 from tests.examples import point_dataset, random_policy
@@ -154,6 +154,10 @@ def test_held_times_are_seconds_where_the_environment_says_how_long_a_step_is():
         dt = 0.1
 
     assert hold_skills(Compass(), Timed(), skills=2, episodes=1, progress=False).paths.shape[1] == 49  # 4.8 s
+    for seconds, steps in ((60.0, 8), (1e-9, 2_000)):
+        Timed.dt = seconds
+        assert held_steps_for(Compass(), Timed()) == steps
+    Timed.dt = 0.1
     report, _ = evaluate_skills(Compass(), Timed(), starts=2, hold=1, progress=False)
     assert (report.held_steps, report.held_seconds, report.step_seconds) == (48, 4.8, 0.1)
     report, _ = evaluate_skills(Compass(), Point(), starts=2, hold=1, progress=False)
