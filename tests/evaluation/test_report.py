@@ -1,6 +1,6 @@
 import json
 import math
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 import gymnasium as gym
 import numpy as np
@@ -170,6 +170,10 @@ def test_an_environment_of_other_time_steps_than_the_data_is_warned_of():
 
     with pytest.warns(UserWarning, match=r"takes 0.1 s, but.* 0.05 s"):
         warn_of_other_step(Timed(), 0.05)
+    policy = Compass()
+    policy.config = replace(policy.config, step_seconds=0.05)
+    with pytest.warns(UserWarning, match=r"takes 0.1 s, but.* 0.05 s"):
+        SkillSimulator(policy, Timed())
     warn_of_other_step(Timed(), 0.1), warn_of_other_step(Timed(), None), warn_of_other_step(Point(), 0.05)
     assert step_seconds_of(gym.make("HalfCheetah-v5")) == pytest.approx(0.05)
     assert step_seconds_of(gym.make("CartPole-v1")) is None  # 50 pictures a second say nothing about time
@@ -321,8 +325,6 @@ def test_nearest_distances():
 
 
 def test_what_cannot_be_evaluated_says_why():
-    from dataclasses import replace
-
     with pytest.raises(ValueError, match="at least 2 skills from 2 starts, got 1 skills, 4 starts"):
         evaluate_skills(Compass(), Point(), starts=4, skills=1, progress=False)
     three = TrajectoryDataset.from_episodes([(np.zeros((9, 3)), np.zeros((9, 2)))])
