@@ -298,8 +298,11 @@ def test_a_mean_over_a_handful_of_successes_is_not_shown():
 def test_the_combined_score_needs_every_share_and_leaves_out_what_has_no_plan():
     from rows import combined_score
 
-    row = {"mutual_information_bits": "2", "mutual_information_ceiling": "4", "spread_ratio": "1.7", "fidelity": "0.5"}
+    row = {"mutual_information_bits": "2", "mutual_information_ceiling": "4", "spread_ratio": "1", "fidelity": "0.5"}
     assert combined_score(row) == pytest.approx(0.25 ** (1 / 3))
+    for far in ("0.25", "4"):  # skills that lead further than planned are as bad as skills that stay behind
+        assert combined_score({**row, "spread_ratio": far}) == pytest.approx(0.0625 ** (1 / 3))
+    assert combined_score({**row, "spread_ratio": "0"}) == 0
     assert combined_score({**row, "mutual_information_bits": "-0.1"}) == 0
     assert combined_score({**row, "spread_ratio": "nan"}) == pytest.approx(0.5)
 

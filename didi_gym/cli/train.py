@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import sys
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -14,6 +15,15 @@ from didi_gym.training.config import TrainConfig
 
 if TYPE_CHECKING:
     from didi_gym.data.dataset import TrajectoryDataset
+    from didi_gym.evaluation.report import SkillReport
+    from didi_gym.models.policy import SkillPolicy
+
+_CLEAR, _CONTINUOUS = 0.5, 0.2  # simplified silhouettes above which data falls into groups, and below which it does not
+_GROUPS = (12, 4, 6, 8, 16)  # numbers of groups that are tried; the first tells whether there are any
+_AS_GOOD = 0.02  # silhouettes that differ by less are alike: the smaller number of groups is taken
+_LEAST_PROBE, _LEAST_ACCURACY = 0.3, 0.5  # R^2, and share of skills recognised, from which on skills count as real
+_MOST_FALLS = 0.25
+_BAND = (0.8, 1.2)  # of real spread over planned
 
 
 @dataclass(frozen=True)
@@ -39,6 +49,8 @@ class Train:
     """Let Minari fetch the data set if it is not on this disk."""
     reuse: Path | None = None
     """A finished run on the same data and horizon, whose prior and dynamics model to take instead of training them."""
+    check: bool = True
+    """Roll a few skills out in the simulator afterwards, and say whether they are real there."""
 
 
 def train(args: Train) -> None:
@@ -64,22 +76,94 @@ def train(args: Train) -> None:
     if config.learns_behaviours:
         found, clusters = policy.skill_space.size, config.skills.skill_space.size
         print(f"{found} skills were found, starting from {clusters} clusters", file=sys.stderr)
+    _in_the_simulator(policy, args.output, args.check)
     print(f"Skill policy written to {args.output}. Next: didi-gym evaluate {args.output}")
 
 
+def _in_the_simulator(policy: SkillPolicy, output: Path, check: bool) -> None:
+    """Record how long a step of the data's environment is, and say in one line whether skills are real in it.
+
+    Whatever goes wrong here, the training is done and its policy written: it is said, and nothing is raised.
+    """
+    from didi_gym.core.files import in_short
+    from didi_gym.core.observations import step_seconds_of
+    from didi_gym.evaluation.report import evaluate_skills
+    from didi_gym.evaluation.rollouts import make_data_env
+
+    try:
+        env = make_data_env(policy)
+        policy.config = replace(policy.config, step_seconds=step_seconds_of(env))
+        policy.save_pretrained(output)
+        if check:
+            print("Skills are tried in the simulator (--no-check leaves this out)", file=sys.stderr)
+            found = evaluate_skills(policy.to("cpu"), env, starts=16, skills=8, held_episodes=2, hold=1)[0]
+            print(verdict(found, policy.skill_space.is_discrete), file=sys.stderr)
+        env.close()
+    except Exception as error:  # of whatever kind an environment raises
+        if check:
+            print(f"The skills were not tried in the simulator: {in_short(error)}", file=sys.stderr)
+    except KeyboardInterrupt:
+        print("The skills were not tried in the simulator: stopped", file=sys.stderr)
+
+
+def verdict(report: SkillReport, discrete: bool) -> str:
+    """Whether skills are real, in one line: what was measured, what is wrong with it, and what to try."""
+    held = f" within {report.held_seconds:g} s" if report.held_seconds > 0 else f" within {report.held_steps} steps"
+    measured = [f"real probe {report.probe:.2f}", f"falls {report.falls:.0%}{held}"]
+    faults = []
+    if not report.probe > (_LEAST_ACCURACY if discrete else _LEAST_PROBE):
+        learn_longer = "--behaviours.steps (--skills.steps without them)" if discrete else "--skills.steps"
+        faults.append(
+            f"rollouts hardly show which skill made them: try more {learn_longer}, a longer --horizon, or a layout "
+            "whose features are what skills should differ in"
+        )
+    if report.falls > _MOST_FALLS:
+        faults.append(
+            "many held skills fall: try more data of bodies that recover, "
+            + ("more --behaviours.steps" if discrete else "more --prior.steps, or a smaller --skills.diversity-weight")
+        )
+    if not math.isnan(report.spread_ratio):
+        measured.append(f"real/planned {report.spread_ratio:.2f}")
+        if not _BAND[0] <= report.spread_ratio <= _BAND[1]:
+            faults.append(
+                "skills lead elsewhere than their plans, so the dynamics model does not predict this environment: try "
+                "more data, or more --dynamics.steps"
+            )
+    judged = "the skills are not real yet, as " + "; ".join(faults) if faults else "the skills are real"
+    return f"In the simulator: {', '.join(measured)}: {judged}."
+
+
 def _suggest_skills(dataset: TrajectoryDataset, config: TrainConfig) -> None:
-    """Say where the data looks like a case for the other kind of skills."""
+    """Say where the data looks like a case for the other kind of skills, or for more of them."""
     from didi_gym.training.segmentation import separation
 
     try:
-        separate = separation(dataset, config.behaviours)
+        scores = {_GROUPS[0]: separation(dataset, config.behaviours, _GROUPS[0])}
+        if scores[_GROUPS[0]] >= _CONTINUOUS:  # the number of groups matters only where there are some
+            scores |= {groups: separation(dataset, config.behaviours, groups) for groups in _GROUPS[1:]}
     except DatasetError:  # too short to tell
         return
-    if (separate > 0.5) == config.skills.skill_space.is_discrete:
-        return
-    what, other = (
-        ("falls into clear groups", "--skills.skill-space.kind discrete --skills.skill-space.size 12")
-        if separate > 0.5
-        else ("varies continuously", "--skills.skill-space.kind ball --skills.skill-space.size 2")
-    )
-    print(f"this data {what} (simplified silhouette {separate:.2f}); consider {other}", file=sys.stderr)
+    groups = min(k for k in scores if scores[k] >= max(scores.values()) - _AS_GOOD)
+    score, space = scores[groups], config.skills.skill_space
+    wanted = round(1.5 * groups)  # rare and duplicate groups are merged
+    discrete = f"--skills.skill-space.kind discrete --skills.skill-space.size {wanted}"
+    continuous = "--skills.skill-space.kind ball --skills.skill-space.size 2"
+    best = f"simplified silhouette {score:.2f}, with {groups} groups"
+    if score > _CLEAR:
+        if not space.is_discrete:
+            print(f"this data falls into clear groups ({best}); consider {discrete}", file=sys.stderr)
+        elif space.size < groups:
+            print(f"this data falls into more groups than {space.size} ({best}); consider {discrete}", file=sys.stderr)
+    elif score < _CONTINUOUS:
+        if space.is_discrete:
+            print(f"this data varies continuously ({best}); consider {continuous}", file=sys.stderr)
+    else:
+        imitation = config.behaviours.scout_steps + config.behaviours.steps
+        didi = config.prior.steps + config.dynamics.steps + config.skills.steps
+        print(
+            f"it is unclear whether this data falls into groups ({best}; above {_CLEAR} it does, below {_CONTINUOUS} "
+            "it varies continuously): try both kinds, each into its own --output, and compare them by didi-gym "
+            "evaluate. "
+            f"{continuous} costs {didi:,} gradient steps, {discrete} {imitation:,}",
+            file=sys.stderr,
+        )

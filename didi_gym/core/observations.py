@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import math
+import warnings
 from typing import Any
 
+import gymnasium as gym
 import numpy as np
 from gymnasium import spaces
 
@@ -108,3 +111,31 @@ def recover_numbers(state: np.ndarray, source: ObservationSource) -> np.ndarray:
 def is_bound(limit: np.ndarray) -> np.ndarray:
     """Where an action limit is one: some spaces write the largest float for infinity."""
     return np.abs(limit) < _UNBOUNDED
+
+
+def step_seconds_of(env: gym.Env) -> float | None:
+    """Simulated seconds that one step of an environment takes; None where the environment does not say.
+
+    It says so as `env.unwrapped.dt`, the convention of MuJoCo and of some classic environments. `render_fps` in the
+    metadata is no such statement: it is the rate at which pictures are to be shown.
+    """
+    try:
+        seconds = float(env.unwrapped.dt)  # type: ignore[attr-defined]
+    except Exception:  # no such attribute, no number, or a property that cannot be computed
+        return None
+    return seconds if 0 < seconds < math.inf else None
+
+
+def warn_of_other_step(env: gym.Env, recorded: float | None) -> None:
+    """Warn where an environment's steps last longer or shorter than those that a policy was trained on.
+
+    Args:
+        recorded: `step_seconds` of the policy's config; None where that is not known.
+    """
+    seconds = step_seconds_of(env)
+    if recorded is not None and seconds is not None and not math.isclose(seconds, recorded, rel_tol=1e-3):
+        warnings.warn(
+            f"one step of this environment takes {seconds:g} s, but the policy was trained on steps of {recorded:g} s, "
+            "so its skills run at another speed; make the environment with the time step (frame_skip) of the data",
+            stacklevel=1,  # one place for all callers, so that it is said once
+        )

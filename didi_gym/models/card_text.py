@@ -8,6 +8,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeGuard
 
+from didi_gym.core.environments import asks_for_trust
 from didi_gym.core.layout import ObservationSource
 from didi_gym.models.policy_network import PolicyNetwork
 
@@ -16,7 +17,13 @@ SETTINGS = {  # of a report: said in a sentence, or as the ceiling of a figure
     "skills",
     "replan_every",
     "held_steps",
+    "held_seconds",
+    "step_seconds",
     "mutual_information_ceiling",
+    "mutual_information_low",
+    "mutual_information_high",
+    "held_information_low",
+    "held_information_high",
     "vendi_ceiling",
 }
 _SPACES = {"ball": "the unit ball of R^{n}", "sphere": "the unit sphere in R^{n}", "box": "[-1, 1]^{n}"}
@@ -113,7 +120,7 @@ _SPREAD = Headline(
     "spread_ratio",
     "executed / planned spread",
     "How far apart skills lead in the simulator, relative to what the policy planned.",
-    "close to 1: plans are carried out as planned",
+    "between 0.8 and 1.2: plans are carried out as planned",
 )
 _FALLS = Headline(
     "falls",
@@ -215,6 +222,9 @@ def is_number(value: Any) -> bool:
 def usage(policy: PolicyNetwork, source: str, env: str | None, env_kwargs: Mapping[str, Any]) -> str:
     """A program of at most four lines that runs, and makes `env` where the policy has an environment.
 
+    Where making the environment of the policy's config asks for trust, as one in a module that the config names does,
+    the program plans without it.
+
     Args:
         env: Id of the environment to show; default: the one of the policy's data.
         env_kwargs: Its own arguments.
@@ -229,7 +239,7 @@ def usage(policy: PolicyNetwork, source: str, env: str | None, env_kwargs: Mappi
         make = f"env = didi_gym.make({json.dumps(env)}, {json.dumps(source)}{more})"
         return "\n".join(["import didi_gym", "", make, *steps])
     load = f"policy = didi_gym.SkillPolicy.from_pretrained({json.dumps(source)})"
-    if policy.config.env_id is not None:
+    if policy.config.env_id is not None and _follows(policy):
         more = ", env_kwargs=policy.config.env_kwargs" if policy.config.env_kwargs else ""
         make = f"env = didi_gym.make(policy.config.env_id, policy{more})"
         return "\n".join(["import didi_gym", "", load, make, *steps])
@@ -237,6 +247,14 @@ def usage(policy: PolicyNetwork, source: str, env: str | None, env_kwargs: Mappi
     draw = "skills = policy.skill_space.sample(1, np.random.default_rng(0))"
     plan = f"actions = policy.plan_actions(np.zeros((1, {inputs}), np.float32), skills)  # (1, steps, action_dim)"
     return "\n".join(["import didi_gym", "import numpy as np", "", load, draw, plan])
+
+
+def _follows(policy: PolicyNetwork) -> bool:
+    """Whether a program may make the environment that the policy's config names without trusting who wrote that."""
+    try:
+        return asks_for_trust(policy.config.env_id or "", policy.config.env_kwargs) is None
+    except ValueError:  # no id at all
+        return False
 
 
 def pinned(source: str) -> str:
@@ -325,8 +343,9 @@ def how_measured(results: Mapping[str, Any], figures: Collection[Figure]) -> str
             f"{_every(results['replan_every'])}"
         )
         if is_number(results.get("held_steps")):
-            said += f"; falls, directions, distances and coverage with skills held for {results['held_steps']:g} steps "
-            said += "from a reset"
+            seconds = f" ({results['held_seconds']:g} s)" if is_number(results.get("held_seconds")) else ""
+            said += f"; falls, directions, distances and coverage with skills held for {results['held_steps']:g} steps"
+            said += f"{seconds} from a reset"
     if compared(results, figures):
         said += (
             ". The columns beside this policy's are interquartile means over runs on the same data; "

@@ -89,6 +89,8 @@ class PolicyConfig:
     env_spec: Annotated[str, Field(max_length=100_000)] | None = None
     """The data's environment with its wrappers, as JSON of Gymnasium's `EnvSpec`; `env_id` and `env_kwargs` do not
     tell the wrappers."""
+    step_seconds: Rate | None = None
+    """Simulated seconds of one environment step, where the environment of the data says it."""
     model_type: str = MODEL_TYPE
     format_version: int = FORMAT_VERSION
     didi_gym_version: str = ""

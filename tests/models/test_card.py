@@ -262,6 +262,21 @@ def test_the_program_of_a_policy_without_an_environment_plans(tmp_path, monkeypa
     assert run_program(program)["actions"].shape == (1, 8, 3)
 
 
+@pytest.mark.parametrize(
+    "config",
+    [
+        {"env_id": "evilmodule:Env-v0"},
+        {"env_id": "..x:Y-v0"},
+        {"env_id": "didi_gym/Ant-v0"},
+        {"env_id": "Ant-v5", "env_kwargs": {"policy": "evil/repo"}},
+    ],
+)
+def test_the_program_of_a_card_makes_no_environment_that_asks_for_trust(config):
+    policy = random_policy(Layout.flat(4), **config)
+    (program,) = python_blocks(make_card(policy, "body"))
+    assert "make(" not in program and "plan_actions" in program
+
+
 def test_the_program_of_a_policy_without_a_recipe_makes_the_environment_of_its_data():
     pytest.importorskip("gymnasium_robotics", reason="the mazes need didi-gym[envs]")
     policy = SkillPolicy.from_pretrained("pointmaze-medium", device="cpu")
