@@ -16,7 +16,7 @@ from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv
 from didi_gym.core.layout import Layout, ObservationSource
 from didi_gym.sb3.vec_env import SkillActionVecEnvWrapper
 from didi_gym.wrappers import SkillActionVectorWrapper, SkillActionWrapper
-from didi_gym.wrappers.controller import row_of
+from gymnasium.vector.utils import iterate
 from didi_gym.wrappers.executor import SkillExecutor
 from didi_gym.wrappers.vector import _info_of
 from tests.doubles import ScriptedPolicy, ToyEnv, ToyGoalEnv
@@ -94,7 +94,7 @@ def assert_vector_is_like_singles(
         observations, infos = envs.reset(seed=seed)
         for i, single in enumerate(singles):
             observation, info = single.reset(seed=seed + i)
-            assert_same(row_of(observations, i), observation)
+            assert_same(list(iterate(envs.observation_space, observations))[i], observation)
             assert_same(_info_of(infos, i), info)
         envs.action_space.seed(seed)
         ended = np.zeros(n, dtype=bool)
@@ -105,7 +105,7 @@ def assert_vector_is_like_singles(
                 assert options["from"] == 1 and (options["reset_mask"] == ended).all()
                 for i in np.flatnonzero(ended):
                     observation, info = singles[i].reset(options={"from": 1})
-                    assert_same(row_of(observations, i), observation)
+                    assert_same(list(iterate(envs.observation_space, observations))[i], observation)
                     assert_same(_info_of(infos, i), info)
             actions = envs.action_space.sample()
             observations, rewards, terminations, truncations, infos = envs.step(actions)
@@ -119,7 +119,7 @@ def assert_vector_is_like_singles(
                         final = {"final_obs": observation, "final_info": info}
                         observation, info = single.reset()
                         info = {**final, **info}
-                assert_same(row_of(observations, i), observation)
+                assert_same(list(iterate(envs.observation_space, observations))[i], observation)
                 assert (rewards[i], terminations[i], truncations[i]) == (reward, terminated, truncated)
                 assert_same(_info_of(infos, i), info)
             ended = terminations | truncations
