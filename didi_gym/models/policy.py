@@ -274,7 +274,9 @@ class SkillPolicy(PolicyNetwork):
                 policy.attach_dynamics(DynamicsEnsemble.from_training(folder / TRAINING_FILE, policy.config))
         except SafeFileError as error:
             raise hub.SkillPolicyHubError(str(error)) from error
-        policy.name_or_path = str(name_or_path) if commit is None else str(name_or_path).partition("@")[0]
+        local = os.path.abspath(Path(name_or_path).expanduser())  # of the folder that is the present one now
+        given = local if commit is None and os.path.isdir(local) else str(name_or_path)
+        policy.name_or_path = given if commit is None else given.partition("@")[0]
         policy.revision = commit
         return policy.eval().requires_grad_(False).to(pick_device(device))
 

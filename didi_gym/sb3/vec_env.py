@@ -19,7 +19,7 @@ from stable_baselines3.common.vec_env.base_vec_env import VecEnvIndices, VecEnvO
 from didi_gym.wrappers.controller import Engine, EngineName, MaskFn, ObservationFn, Schedule, SkillController
 from didi_gym.wrappers.executor import SkillExecutor
 from didi_gym.wrappers.ids import SKILL_ID
-from didi_gym.wrappers.make import VECTOR_ONLY, EnvId, known_pair, make_wrapped, split_settings
+from didi_gym.wrappers.make import VECTOR_ONLY, EnvId, known_settings, make_wrapped, split_settings
 from didi_gym.wrappers.references import (
     check_executors,
     load_policy,
@@ -246,7 +246,7 @@ def make_vec_env(
     """
     if "num_envs" in kwargs:
         raise TypeError("Stable-Baselines3 calls it n_envs: make_vec_env(env_id, policy, n_envs=...)")
-    env_id, policy = known_pair(env_id, policy)
+    env_id, policy, wrappers, env_kwargs, kwargs = known_settings(env_id, policy, wrappers, env_kwargs, kwargs)
     live = load_policy(policy, kwargs.get("device", "auto"))
     settings = split_settings(live, env_id, env_kwargs, kwargs)
     own_process = issubclass(vec_env_cls, SubprocVecEnv)

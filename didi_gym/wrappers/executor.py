@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import sys
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import gymnasium as gym
@@ -440,20 +440,26 @@ def refuse_inside(env: gym.Env | VectorEnv) -> None:
 
 
 def refuse_outer_time_limit(env: gym.Wrapper) -> None:
-    """Raise ValueError where a TimeLimit around `env` is calling its `reset`.
+    """Raise ValueError where a TimeLimit that counts skills is around `env` and calls its `reset`."""
+    if any(layer._elapsed_steps == 0 for layer in time_limits_around(env)):
+        raise ValueError(
+            "a TimeLimit around a skill-action environment counts skills, not low-level steps, and ends "
+            "episodes unseen by a Monitor inside; put it inside: SkillActionWrapper(TimeLimit(env, n), ...) or "
+            "didi_gym.make(env_id, policy, max_episode_steps=n)"
+        )
+
+
+def time_limits_around(env: gym.Wrapper) -> Iterator[gym.wrappers.TimeLimit]:
+    """The TimeLimits around `env` whose `reset` is running.
 
     A wrapper cannot see what is around it, but a TimeLimit whose `reset` is running can be asked what it holds.
     """
-    frame = sys._getframe(2)
+    frame = sys._getframe(1)
     while frame is not None:
         if frame.f_code is _TIME_LIMIT_RESET:
-            layer = frame.f_locals["self"]
+            layer = limit = frame.f_locals["self"]
             while isinstance(layer, gym.Wrapper) and layer is not env:
                 layer = vars(layer).get("env")  # absent where a wrapper's constructor calls `reset`
             if layer is env:
-                raise ValueError(
-                    "a TimeLimit around a skill-action environment counts skills, not low-level steps, and ends "
-                    "episodes unseen by a Monitor inside; put it inside: SkillActionWrapper(TimeLimit(env, n), ...) or "
-                    "didi_gym.make(env_id, policy, max_episode_steps=n)"
-                )
+                yield limit
         frame = frame.f_back  # type: ignore[assignment]

@@ -103,12 +103,11 @@ class SkillActionWrapper(gym.Wrapper, gym.utils.RecordConstructorArgs):
         engine: EngineName | Engine = "auto",
         batch_invariant: bool = False,
     ) -> None:
-        # EnvPool's environments are of both kinds.
-        if not isinstance(env, gym.Env) or getattr(env, "is_vector_env", False) or hasattr(env, "num_envs"):
+        if isinstance(env, gym.vector.VectorEnv) or not isinstance(env, gym.Env):  # EnvPool's are both
             raise TypeError(
-                f"SkillActionWrapper wraps one gymnasium.Env, got {type(env).__name__}, which is none or is many at "
-                "once; for many use didi_gym.make_vec or didi_gym.sb3.make_vec_env, which make them by id; an "
-                "environment written for the older gym needs the package shimmy"
+                f"SkillActionWrapper wraps one gymnasium.Env, got {type(env).__name__}; for vector environments use "
+                "didi_gym.make_vec or didi_gym.sb3.make_vec_env, which make them by id, and for one that was written "
+                "for the older gym the package shimmy"
             )
         self.policy = load_policy(policy, device)
         durations, self.replan_every = resolve_settings(self.policy, skill_duration, until_done, replan_every)

@@ -70,7 +70,7 @@ def test_an_action_that_names_nothing_is_refused(kind, action, message):
 
 
 def test_a_mask_counts_for_every_duration():
-    plan = controller("discrete", (4, 8), mask_fn=lambda observation: [observation[2] > 0, True])
+    plan = controller("discrete", (4, 8), mask_fn=lambda observation: [bool(observation[2] > 0), True])
     observations = np.array([[0, 0, 1.0], [0, 0, -1.0]])
     masks = plan.masks(plan.singles(observations))
     assert masks.tolist() == [[True] * 4, [False, False, True, True]]
