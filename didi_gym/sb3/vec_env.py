@@ -112,6 +112,7 @@ class SkillActionVecEnvWrapper(VecEnvWrapper):
         self._kept: Any = None
         self._schedule: Schedule | None = None
         base = venv.unwrapped
+        self._timeout = worker_timeout
         if isinstance(base, SubprocVecEnv):
             self._workers = Workers(base, base.processes, _close_killed)
             base.remotes = tuple(self._workers.watch(base.remotes, worker_timeout))
@@ -162,7 +163,9 @@ class SkillActionVecEnvWrapper(VecEnvWrapper):
 
     def close(self) -> None:
         """End all environments. A worker that fails meanwhile is ended, which is all that this is for."""
-        with contextlib.suppress(WorkerError):
+        base = self.venv.unwrapped
+        bounded = self._workers.closing(self._timeout) if isinstance(base, SubprocVecEnv) else contextlib.nullcontext()
+        with contextlib.suppress(WorkerError), bounded:
             super().close()
 
     def _send(self, schedule: Schedule) -> None:
@@ -249,6 +252,7 @@ def make_vec_env(
     env_id, policy, wrappers, env_kwargs, kwargs = known_settings(env_id, policy, wrappers, env_kwargs, kwargs)
     live = load_policy(policy, kwargs.get("device", "auto"))
     settings = split_settings(live, env_id, env_kwargs, kwargs)
+    timeout = settings.planning.get("worker_timeout", WORKER_TIMEOUT)
     own_process = issubclass(vec_env_cls, SubprocVecEnv)
     venv = make_monitored(
         functools.partial(make_wrapped, env_id, wrappers, settings.low_level),
@@ -256,7 +260,7 @@ def make_vec_env(
         seed=seed,
         monitor_dir=monitor_dir,
         wrapper_class=SkillExecutor,
-        vec_env_cls=functools.partial(start, vec_env_cls),  # type: ignore[arg-type]
+        vec_env_cls=functools.partial(start, vec_env_cls, timeout=timeout),  # type: ignore[arg-type]
         vec_env_kwargs=vec_env_kwargs,
         monitor_kwargs=monitor_kwargs,
         wrapper_kwargs={**settings.executor, "report_errors": own_process},

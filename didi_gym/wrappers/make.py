@@ -25,7 +25,7 @@ from didi_gym.wrappers.ids import SKILL_ID
 from didi_gym.wrappers.references import load_policy, pinned, policy_reference, resolve_settings
 from didi_gym.wrappers.single import SkillActionWrapper
 from didi_gym.wrappers.vector import SkillActionVectorWrapper
-from didi_gym.wrappers.workers import start
+from didi_gym.wrappers.workers import WORKER_TIMEOUT, start
 
 if TYPE_CHECKING:
     from didi_gym.models.policy import SkillPolicy
@@ -146,8 +146,10 @@ def make_vec(
     kwargs = {name: value.item() if isinstance(value, np.generic) else value for name, value in kwargs.items()}  # JSON
     live = load_policy(policy, kwargs.get("device", "auto"))
     settings = split_settings(live, env_id, env_kwargs, kwargs)
+    settings.executor["report_errors"] = backend == "async"
     make_one = functools.partial(make_executor, env_id, settings, wrappers)
-    vector = start(classes[backend], [make_one] * num_envs, autoreset_mode=mode, **vector_kwargs)
+    timeout = settings.planning.get("worker_timeout", WORKER_TIMEOUT)
+    vector = start(classes[backend], [make_one] * num_envs, timeout=timeout, autoreset_mode=mode, **vector_kwargs)
     try:
         envs = SkillActionVectorWrapper(vector, live, **settings.planning)
     except BaseException:

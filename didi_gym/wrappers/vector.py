@@ -38,7 +38,8 @@ class SkillActionVectorWrapper(VectorWrapper):
         skill_duration: low-level steps of a skill, or several of which the agent chooses; the executors' where None.
         obs_fn, mask_fn, device, engine, batch_invariant: see `SkillActionWrapper`; both functions get single
             observations.
-        worker_timeout: seconds after which a worker process that does not answer is an error; None waits forever.
+        worker_timeout: seconds after which a worker process that does not answer, take what it is sent, make its
+            environment (in `make_vec`) or end is an error, or is killed; None waits for ever.
 
     Attributes:
         low_level_steps: low-level steps taken by all sub-environments since construction.
@@ -106,6 +107,7 @@ class SkillActionVectorWrapper(VectorWrapper):
         self._ended = np.zeros(env.num_envs, dtype=bool)
         self._make: Callable[[], SkillActionVectorWrapper] | None = None
         base = env.unwrapped
+        self._timeout = worker_timeout
         if isinstance(base, AsyncVectorEnv):
             self._workers = Workers(base, base.processes, _close_killed, base.error_queue)
             base.parent_pipes = self._workers.watch(base.parent_pipes, worker_timeout)
@@ -119,6 +121,7 @@ class SkillActionVectorWrapper(VectorWrapper):
         mask = None if options is None else options.get("reset_mask")
         options = copy.copy(options)  # the vector environment takes the mask out of what it is given
         observations, infos = self._ask(self.env.reset, seed=seed, options=options)
+        self._check(infos)
         self._ended = np.zeros(self.num_envs, dtype=bool) if mask is None else self._ended & ~mask
         self._look(observations, np.arange(self.num_envs) if mask is None else np.flatnonzero(mask))
         return observations, infos
@@ -149,6 +152,7 @@ class SkillActionVectorWrapper(VectorWrapper):
         reset_infos: dict[str, Any] | None = None
         while True:
             observations, rewards, terminations, truncations, infos = self._ask(self.env.step, schedule.chunk())
+            self._check(infos)
             if schedule.finished:
                 break
             schedule.observe(observations, infos["skill_over"])
@@ -162,6 +166,13 @@ class SkillActionVectorWrapper(VectorWrapper):
         same_step = self._mode == AutoresetMode.SAME_STEP
         self._look(observations, np.arange(self.num_envs) if same_step else np.flatnonzero(~self._ended))
         return observations, rewards, terminations, truncations, infos
+
+    def _check(self, infos: dict[str, Any]) -> None:
+        """Raise `WorkerError` for what the environment of a worker raised."""
+        if "skill_error" in infos:
+            index = int(np.flatnonzero(infos["_skill_error"])[0])
+            what, trace = infos["skill_error"][index]
+            raise self._workers.fail(index, f"raised {what}") from RuntimeError(trace)
 
     @property
     def _idle(self) -> np.ndarray:
@@ -187,7 +198,9 @@ class SkillActionVectorWrapper(VectorWrapper):
 
     def close(self, **kwargs: Any) -> None:
         """End all sub-environments. A worker that fails meanwhile is ended, which is all that this is for."""
-        with contextlib.suppress(WorkerError):
+        base = self.env.unwrapped
+        bounded = self._workers.closing(self._timeout) if isinstance(base, AsyncVectorEnv) else contextlib.nullcontext()
+        with contextlib.suppress(WorkerError), bounded:
             super().close(**kwargs)
 
     def call(self, name: str, *args: Any, **kwargs: Any) -> tuple[Any, ...]:
