@@ -294,7 +294,9 @@ make_registered = make
 
 def is_entry_point(entry: Any) -> bool:
     """Whether ids with this entry point make environments with skills: `make`, by one of its names, or itself."""
-    module, _, name = entry.partition(":") if isinstance(entry, str) else (make.__module__, "", getattr(entry, "__name__", ""))
+    module, _, name = (
+        entry.partition(":") if isinstance(entry, str) else (make.__module__, "", getattr(entry, "__name__", ""))
+    )
     ours = module in ("didi_gym", make.__module__) and name in ("make", "make_registered")
     return ours and (isinstance(entry, str) or entry is make)
 

@@ -134,6 +134,7 @@ def _chosen(value: Any) -> Any:
 def _canonical(value: Any) -> bytes:
     return json.dumps(value, sort_keys=True, separators=(",", ":")).encode() + b"\n"
 
+
 def pinned(spec: EnvSpec | None, policy: SkillPolicy) -> EnvSpec | None:
     """A spec whose keyword arguments name a policy, with this one named, pinned to its revision."""
     if spec is None or "policy" not in spec.kwargs:

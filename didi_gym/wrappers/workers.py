@@ -6,7 +6,6 @@ import contextlib
 import functools
 import multiprocessing
 import os
-import pickle
 import queue
 import socket
 import struct
@@ -74,14 +73,7 @@ def _make_in_worker(env_fn: Callable[[], Any], main: int) -> Any:
     parent = multiprocessing.parent_process()
     if parent is not None:
         threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
-    try:
-        return env_fn()
-    except Exception as error:
-        try:
-            pickle.loads(pickle.dumps(error))
-        except Exception:  # an error that cannot be sent would be waited for
-            raise RuntimeError(f"{type(error).__name__}: {error}") from error
-        raise
+    return env_fn()
 
 
 def _end_with(parent: Any) -> None:

@@ -213,7 +213,11 @@ def test_spec_and_its_json_rebuild_the_environment(monkeypatch):
 
 @pytest.mark.parametrize(
     ("name", "revision", "recorded"),
-    [("toy", None, "toy@sha256:"), ("a/toy@v1", "0123abc", "a/toy@0123abc"), ("some@folder", None, "some@folder@sha256:")],
+    [
+        ("toy", None, "toy@sha256:"),
+        ("a/toy@v1", "0123abc", "a/toy@0123abc"),
+        ("some@folder", None, "some@folder@sha256:"),
+    ],
 )
 def test_a_live_policy_is_recorded_by_its_name_pinned_to_its_revision(name, revision, recorded):
     register_toys()
