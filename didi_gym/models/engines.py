@@ -109,8 +109,8 @@ def _not_finite(policy: PolicyNetwork, **arrays: np.ndarray) -> ValueError:
     place = np.argwhere(~np.isfinite(arrays[name]))[0]
     return ValueError(
         f"{name}{place.tolist()} is {arrays[name][tuple(place)]}, and the skill policy "
-        f"{getattr(policy, 'name_or_path', None) or '(without a name)'} plans from finite numbers (float32) only; check "
-        "the simulator or the sensor that the number comes from"
+        f"{getattr(policy, 'name_or_path', None) or '(without a name)'} plans from finite numbers only (as float32); "
+        "check the simulator or the sensor that the number comes from"
     )
 
 

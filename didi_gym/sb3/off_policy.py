@@ -211,7 +211,7 @@ class SkillHerReplayBuffer(SkillDictReplayBuffer, HerReplayBuffer):
         if not isinstance(goal, spaces.Box):
             raise ValueError(f"SkillHerReplayBuffer needs goals in a Box, got {goal}; write them as a Box inside")
         slots = (self.buffer_size, self.n_envs)
-        self.achieved_goals = np.zeros((*slots, duration, *goal.shape), dtype=goal.dtype)  # type: ignore[misc]
+        self.achieved_goals = np.zeros((*slots, duration, *goal.shape), dtype=goal.dtype)
         self._infos = np.empty(slots, dtype=object) if copy_info_dict else None  # of low-level steps
         self._reached = np.zeros(slots, dtype=bool)  # the skill's last step reached the goal it had
         self._episode_last = np.full(slots, -1, dtype=np.int64)  # slot of the episode's last skill, -1 while running
@@ -222,8 +222,8 @@ class SkillHerReplayBuffer(SkillDictReplayBuffer, HerReplayBuffer):
         self.skill_lengths[self.pos] = read_lengths(infos)
         if self.success_reward is None:
             goal = np.asarray(obs["desired_goal"])[:1]
-            info = None if self._infos is None else [infos[0]["skill_infos"][:1]]
-            self.success_reward = float(self._goal_rewards(goal[:, None], goal, info)[0, 0])
+            steps = None if self._infos is None else [infos[0]["skill_infos"][:1]]
+            self.success_reward = float(self._goal_rewards(goal[:, None], goal, steps)[0, 0])
         for index, info in enumerate(infos):
             self.achieved_goals[self.pos, index] = info["skill_achieved_goals"]
             if self._infos is not None:

@@ -26,8 +26,8 @@ EngineName = Literal["auto", "numpy", "torch", "cuda-graph"]
 Engine = Callable[[np.ndarray, np.ndarray, int], np.ndarray]
 """`(inputs (n, inputs), skills (n, skill_dim), steps) -> actions (n, steps, action_dim)`, environment units."""
 _FAR = 10.0
-"""A first observation this many times as far from the middle of the training data as the data reach is no longer one
-that the policy has learned from: another unit, another version of the environment, or a wrapper that changes numbers."""
+"""A first observation is odd where a number lies this many times as far from the middle of the training data as the
+data reach: it has another unit, or comes from another version of the environment or through a wrapper."""
 
 
 class SkillController:
@@ -151,7 +151,7 @@ class SkillController:
             where = self._env_name if inputs.ndim == 1 else f"sub-environment {rows[place[0]]} of {self._env_name}"
             raise ValueError(
                 f"{where}: {self._place(int(place[-1]))} is {inputs[tuple(place)]}, and the skill policy plans from "
-                "finite numbers (float32) only; check the simulator, or the wrapper or sensor that the number comes from"
+                "finite numbers only (as float32); check the simulator, wrapper or sensor that the number comes from"
             )
         if not self._looked and inputs.size:
             self._looked = True

@@ -371,8 +371,8 @@ def action_vectors(space: spaces.Space) -> spaces.Box:
         if not np.issubdtype(space.dtype, np.floating):
             raise ValueError(
                 f"skills act in numbers between the bounds, and a Box of {space.dtype} holds only whole ones, to which "
-                f"they would be cut off: got {space}; give the environment a Discrete action space, or a Box of float32 "
-                "that it rounds itself"
+                f"they would be cut off: got {space}; give the environment a Discrete action space, or a Box of "
+                "float32 that it rounds itself"
             )
         return space
     if isinstance(space, spaces.Discrete):

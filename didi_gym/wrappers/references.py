@@ -106,8 +106,8 @@ def policy_sha256(policy: SkillPolicy) -> str:
     """The hash of what a skill policy does: configuration and weights, not where it is stored or on which device.
 
     Returns:
-        64 hexadecimal digits: SHA-256 of the configuration as canonical JSON, without versions, hashes and defaults, then of
-        name, shape, type and little-endian bytes of every tensor, in the order of their names.
+        64 hexadecimal digits: SHA-256 of the configuration as canonical JSON, without versions, hashes and defaults,
+        then of name, shape, type and little-endian bytes of every tensor, in the order of their names.
     """
     config = {key: value for key, value in _chosen(policy.config).items() if not key.endswith(("_version", "sha256"))}
     digest = hashlib.sha256(_canonical(config))

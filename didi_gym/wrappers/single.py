@@ -103,7 +103,8 @@ class SkillActionWrapper(gym.Wrapper, gym.utils.RecordConstructorArgs):
         engine: EngineName | Engine = "auto",
         batch_invariant: bool = False,
     ) -> None:
-        if isinstance(env, gym.vector.VectorEnv) or not isinstance(env, gym.Env):  # EnvPool's are both
+        many: Any = gym.vector.VectorEnv
+        if isinstance(env, many) or not isinstance(env, gym.Env):  # EnvPool's are both
             raise TypeError(
                 f"SkillActionWrapper wraps one gymnasium.Env, got {type(env).__name__}; for vector environments use "
                 "didi_gym.make_vec or didi_gym.sb3.make_vec_env, which make them by id, and for one that was written "

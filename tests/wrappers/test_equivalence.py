@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv
+from gymnasium.vector.utils import iterate
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from stable_baselines3.common.monitor import Monitor
@@ -16,7 +17,6 @@ from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv
 from didi_gym.core.layout import Layout, ObservationSource
 from didi_gym.sb3.vec_env import SkillActionVecEnvWrapper
 from didi_gym.wrappers import SkillActionVectorWrapper, SkillActionWrapper
-from gymnasium.vector.utils import iterate
 from didi_gym.wrappers.executor import SkillExecutor
 from didi_gym.wrappers.vector import _info_of
 from tests.doubles import ScriptedPolicy, ToyEnv, ToyGoalEnv
@@ -77,6 +77,9 @@ def assert_same(got: Any, expected: Any) -> None:
         assert set(got) == set(expected)
         for key, value in expected.items():
             assert_same(got[key], value)
+    elif isinstance(expected, tuple):
+        for part, value in zip(got, expected, strict=True):
+            assert_same(part, value)
     else:
         np.testing.assert_array_equal(got, expected)
 
@@ -225,7 +228,8 @@ def assert_vec_env_is_like_singles(
             assert_same(got[2], expected[2])
             for ours, theirs in zip(got[3], expected[3], strict=True):
                 for info in (ours, theirs):
-                    info.get("episode", {}).pop("t", None)  # wall-clock time
+                    for one in (info, *info.get("skill_infos", ())):
+                        one.get("episode", {}).pop("t", None)  # wall-clock time
                 assert_same(ours, theirs)
             assert_same(dict(enumerate(envs.reset_infos)), dict(enumerate(singles.reset_infos)))
         assert envs.low_level_steps == sum(singles.get_attr("low_level_steps"))
