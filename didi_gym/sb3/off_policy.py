@@ -155,8 +155,8 @@ class SkillHerReplayBuffer(SkillDictReplayBuffer, HerReplayBuffer):
     `DictReplayBuffer` holds.
 
     The base environment's reward must depend on achieved and desired goal (and info) only, and no wrapper inside may
-    change it. Where the environment goes on after its goal was reached, or ends there, other than `terminal_on_success`
-    says, a warning names what to set.
+    change it. Where an environment goes on after its goal was reached although `terminal_on_success` says that it ends,
+    a warning names what to set.
 
     Example:
         >>> env = didi_gym.make("AntMaze_Open-v5", "ant-directions", continuing_task=False, discount=0.995)
@@ -230,29 +230,21 @@ class SkillHerReplayBuffer(SkillDictReplayBuffer, HerReplayBuffer):
                 self._infos[self.pos, index] = info["skill_infos"]
             hits = self._succeeds(info["skill_rewards"][: info["skill_length"]])
             self._reached[self.pos, index] = hits[-1]
-            timeout = self.handle_timeout_termination and info.get("TimeLimit.truncated", False)
-            if not self._warned and hits.any() and not timeout:
-                self._warn_if_ends_differ(bool(done[index]))
+            if self.terminal_on_success and hits.any() and not done[index] and not self._warned:
+                self._warned = True
+                warnings.warn(
+                    "the environment went on where the goal was reached, but terminal_on_success=True lets relabelled "
+                    "episodes end there, so these teach other values than real ones. Pass replay_buffer_kwargs="
+                    "{'terminal_on_success': False, ...}, or make an environment that ends there (mazes: "
+                    "env_kwargs={'continuing_task': False})",
+                    stacklevel=2,
+                )
         slot = self.pos
         DictReplayBuffer.add(self, obs, next_obs, action, reward, done, infos)
         self._episode_last[slot] = -1
         self._episode_skills += 1
         for ended in np.flatnonzero(done):
             self._end_episode(int(ended), slot)
-
-    def _warn_if_ends_differ(self, ended: bool) -> None:
-        """Say it once where an episode in which the goal was reached does not end as `terminal_on_success` says."""
-        if ended == self.terminal_on_success:
-            return
-        self._warned = True
-        goes = "ended its episode" if ended else "went on with its episode"
-        warnings.warn(
-            f"the environment {goes} where the goal was reached, but terminal_on_success={self.terminal_on_success}: "
-            f"relabelled transitions then teach other values than real ones. Pass "
-            f"replay_buffer_kwargs={{'terminal_on_success': {ended}, ...}}, or make the environment "
-            f"{'go on' if ended else 'end'} there (mazes: continuing_task={ended})",
-            stacklevel=3,
-        )
 
     def truncate_last_trajectory(self) -> None:
         """End the running episodes as by a time limit: after loading, the environment starts new ones."""

@@ -210,8 +210,8 @@ class SkillExecutor(gym.Wrapper, gym.utils.RecordConstructorArgs):
         Returns:
             observation, reward, terminated, truncated and the info of the last low-level step, with
 
-            - `skill_length` (int): low-level steps taken;
-            - `skill_return` (float): their undiscounted sum of rewards;
+            - `skill_length` (numpy integer): low-level steps taken;
+            - `skill_return` (numpy float): their undiscounted sum of rewards;
             - `skill_interrupted` (bool): it ended before its duration, with the episode (unless it was meant to last
               until then) or because `terminate_fn` said so;
             - in goal environments, `skill_achieved_goals` `(k, *goal shape)` and `skill_infos`, the k
@@ -228,8 +228,8 @@ class SkillExecutor(gym.Wrapper, gym.utils.RecordConstructorArgs):
             reward = self.reward_rule.total(rewards[:length])
             info = {
                 **self._last_info,
-                "skill_length": length,
-                "skill_return": sum(self._rewards),
+                "skill_length": np.int64(length),  # numpy's numbers, since TorchRL takes no others from an info
+                "skill_return": np.float64(sum(self._rewards)),
                 "skill_interrupted": length < self._duration and not (self._until_done and self.ended),
             }
             if self._goals is not None:
