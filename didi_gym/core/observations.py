@@ -49,14 +49,21 @@ class InputSelector:
         """
         keys = self.source.keys
         if not keys:
-            joined = observation
+            joined = np.asarray(observation)  # some environments give lists, or tensors
         elif len(keys) == 1:
-            joined = observation[keys[0]]
+            joined = np.asarray(observation[keys[0]])
         else:
             joined = np.concatenate([observation[key] for key in keys], axis=-1)
         if self.source.angles:
             return choose_numbers(joined, self.source)
         return joined[..., self._indices].astype(np.float32)
+
+    def place(self, number: int) -> str:
+        """Where an observation holds a number that is selected, e.g. `observation['observation'][13]`."""
+        indices, angles = self.source.indices, self.source.angles
+        index = indices[number] if number < len(indices) else indices[angles[number - len(indices)]]  # its sine
+        key = f"[{' + '.join(map(repr, self.source.keys))}]" if self.source.keys else ""
+        return f"observation{key}[{index}]"
 
 
 def _fits(space: spaces.Space, source: ObservationSource) -> bool:
@@ -106,6 +113,11 @@ def recover_numbers(state: np.ndarray, source: ObservationSource) -> np.ndarray:
         places = list(source.angles)
         numbers[..., places] = np.arctan2(state[..., len(source.indices) :], numbers[..., places])
     return numbers
+
+
+def all_finite(numbers: np.ndarray) -> bool:
+    """Whether there is neither NaN nor infinity; for a few numbers `.all()` would take longer than all the rest."""
+    return b"\0" not in np.isfinite(numbers).tobytes()
 
 
 def is_bound(limit: np.ndarray) -> np.ndarray:

@@ -25,6 +25,7 @@ import torch
 from torch import Tensor, nn
 
 from didi_gym.core.frames import MATH, NUMPY
+from didi_gym.core.observations import all_finite
 from didi_gym.models.networks import NumpyResidualMLP
 from didi_gym.models.policy_network import PolicyNetwork
 
@@ -84,7 +85,7 @@ def check_arguments(policy: PolicyNetwork, inputs: Any, skills: Any) -> tuple[An
     """Policy inputs and skills as float32 arrays, or as tensors on the policy's device.
 
     Raises:
-        ValueError: wrong shapes, arrays beside tensors, or another device.
+        ValueError: wrong shapes, NaN or infinity in an array, arrays beside tensors, or another device.
     """
     if isinstance(inputs, Tensor) or isinstance(skills, Tensor):
         for name, value in (("inputs", inputs), ("skills", skills)):
@@ -92,6 +93,8 @@ def check_arguments(policy: PolicyNetwork, inputs: Any, skills: Any) -> tuple[An
         inputs, skills = inputs.to(policy.low.dtype), skills.to(policy.low.dtype)
     else:
         inputs, skills = np.asarray(inputs, np.float32), np.asarray(skills, np.float32)
+        if not (all_finite(inputs) and all_finite(skills)):
+            raise _not_finite(policy, observations=inputs, skills=skills)
     read, skill_dim = len(policy.config.layout.policy_inputs), policy.config.skill_space.skill_dim
     if inputs.shape == (*skills.shape[:1], read) and skills.shape == (len(inputs), skill_dim):
         return inputs, skills
@@ -103,6 +106,16 @@ def check_arguments(policy: PolicyNetwork, inputs: Any, skills: Any) -> tuple[An
                 * (name == "inputs")
             )
     raise ValueError(f"one skill for each row of inputs: got {len(inputs)} inputs and {len(skills)} skills")
+
+
+def _not_finite(policy: PolicyNetwork, **arrays: np.ndarray) -> ValueError:
+    name = next(name for name, array in arrays.items() if not all_finite(array))
+    place = np.argwhere(~np.isfinite(arrays[name]))[0]
+    return ValueError(
+        f"{name}{place.tolist()} is {arrays[name][tuple(place)]}, and the skill policy "
+        f"{getattr(policy, 'name_or_path', None) or '(without a name)'} plans from finite numbers only (as float32); "
+        "check the simulator or the sensor that the number comes from"
+    )
 
 
 def _check_tensor(policy: PolicyNetwork, name: str, value: Any) -> None:

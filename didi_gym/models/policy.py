@@ -48,7 +48,8 @@ class SkillPolicy(PolicyNetwork):
 
     `forward` speaks normalised units in the trajectory's own frame; `plan`, `plan_actions` and `act` speak environment
     units in the world's frame. These take arrays and return arrays, or take tensors on the policy's device and return
-    tensors there, without waiting for the device. Source: DIDI (Liu et al., ICML 2024, arXiv 2405.14790).
+    tensors there, without waiting for the device: NaN or infinity in an array is an error, but a tensor that holds one
+    is not looked into and makes NaN actions. Source: DIDI (Liu et al., ICML 2024, arXiv 2405.14790).
     """
 
     def __init__(self, config: PolicyConfig) -> None:
@@ -86,7 +87,8 @@ class SkillPolicy(PolicyNetwork):
             float32 `(n, steps, action_dim)`, environment units inside the bounds, of the same kind.
 
         Raises:
-            ValueError: wrong shapes, more steps than the horizon, arrays beside tensors, or another device.
+            ValueError: wrong shapes, more steps than the horizon, NaN or infinity in an array, arrays beside tensors,
+                or another device.
         """
         inputs, skills = check_arguments(self, inputs, skills)
         most = self.config.actions_per_plan
@@ -276,7 +278,9 @@ class SkillPolicy(PolicyNetwork):
                 policy.attach_dynamics(DynamicsEnsemble.from_training(folder / TRAINING_FILE, policy.config))
         except SafeFileError as error:
             raise hub.SkillPolicyHubError(str(error)) from error
-        policy.name_or_path = str(name_or_path) if commit is None else str(name_or_path).partition("@")[0]
+        local = os.path.abspath(Path(name_or_path).expanduser())  # of the folder that is the present one now
+        given = local if commit is None and os.path.isdir(local) else str(name_or_path)
+        policy.name_or_path = given if commit is None else given.partition("@")[0]
         policy.revision = commit
         return policy.eval().requires_grad_(False).to(pick_device(device))
 
