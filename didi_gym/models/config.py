@@ -10,6 +10,7 @@ from pydantic import Field
 from pydantic.dataclasses import dataclass as checked
 from typing_extensions import dataclass_transform
 
+from didi_gym.core.files import in_short
 from didi_gym.core.layout import Layout
 from didi_gym.core.schema import STRICT, Config, in_words
 from didi_gym.core.skill_space import SkillSpace
@@ -83,11 +84,17 @@ class PolicyConfig:
     dataset_id: str | None = None
     env_id: str | None = None
     env_kwargs: dict[str, Any] = field(default_factory=dict)
+    weights_sha256: str | None = field(default=None, compare=False)
+    """Of the weights beside it (`didi_gym.models.weights.tensors_sha256`), written when the policy is saved and checked
+    when it is loaded; None in folders that were written before this was recorded."""
     model_type: str = MODEL_TYPE
     format_version: int = FORMAT_VERSION
     didi_gym_version: str = ""
 
     def __post_init__(self) -> None:
+        for name in ("dataset_id", "env_id", "didi_gym_version"):
+            if not (getattr(self, name) or "").isprintable():  # they are printed, and go into model cards
+                raise ValueError(f"{name} holds what cannot be printed: {getattr(self, name)!r}")
         if not 1 <= self.actions_per_plan <= self.horizon:
             raise ValueError(f"plan_length must be in 1..{self.horizon}, the horizon, got {self.plan_length}")
         if self.replan_every > self.actions_per_plan:
@@ -101,3 +108,35 @@ class PolicyConfig:
     def actions_per_plan(self) -> int:
         """`plan_length`, or the horizon where that is None."""
         return self.horizon if self.plan_length is None else self.plan_length
+
+
+_NOT_OF_AN_ENVIRONMENT = ("id", "env_id", "policy", "entry_point")  # keys that name something else to be made or loaded
+
+
+def require_plain_env(config: PolicyConfig, trust: bool = False) -> None:
+    """Check that the environment a configuration names can be made without running code of its author.
+
+    A configuration may come from anywhere, and its environment is a string for `gymnasium.make`, which imports the
+    module in front of a colon. To call before an environment is made from `config.env_id` and `config.env_kwargs`.
+
+    Args:
+        trust: The user trusts the configuration's author with the import of that module.
+
+    Raises:
+        ValueError: an id with a module in front, without `trust`; or one of this package or a keyword argument that
+            would load another policy, trusted or not.
+    """
+    env_id = config.env_id or ""
+    module, colon, name = env_id.rpartition(":")
+    if name.startswith("didi_gym/") or (given := [key for key in _NOT_OF_AN_ENVIRONMENT if key in config.env_kwargs]):
+        what = f"env_id {env_id!r}" if name.startswith("didi_gym/") else f"env_kwargs with {given[0]!r}"
+        raise ValueError(
+            f"the policy's configuration names {in_short(what)}, which would make or load something other than the "
+            f"environment of its data; pass the environment yourself: env= (--env)"
+        )
+    if colon and not trust:
+        raise ValueError(
+            f"the policy's configuration names the environment {in_short(repr(env_id))}, and making it would import "
+            f"the module {in_short(repr(module))}, which whoever wrote the configuration chose; where you know that "
+            f"module, name the environment yourself: env= (--env)"
+        )

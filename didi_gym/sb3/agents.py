@@ -46,7 +46,7 @@ def policy_sha256(policy: SkillPolicy) -> str:
         64 hexadecimal digits: SHA-256 of the configuration as canonical JSON, without versions and defaults, then of
         name, shape, type and little-endian bytes of every tensor, in the order of their names.
     """
-    config = {key: value for key, value in _chosen(policy.config).items() if not key.endswith("_version")}
+    config = {key: value for key, value in _chosen(policy.config).items() if not key.endswith(("_version", "_sha256"))}
     digest = hashlib.sha256(_canonical(config))
     for name, tensor in sorted(policy.state_dict().items()):
         array = tensor.detach().cpu().numpy()
