@@ -10,7 +10,7 @@ import pytest
 from didi_gym.core.layout import Heading, Layout, ObservationSource
 from didi_gym.core.schema import from_dict, to_dict
 from didi_gym.core.skill_space import SkillSpace
-from didi_gym.models.config import PolicyConfig, UNetConfig
+from didi_gym.models.config import PolicyConfig, UNetConfig, require_plain_env
 from didi_gym.models.discriminator import Discriminator
 from didi_gym.training import BehaviourConfig, DynamicsConfig, PriorConfig, SkillConfig, TrainConfig
 from tests.examples import BODY, random_policy
@@ -146,3 +146,50 @@ def test_a_flat_layout_reads_and_judges_everything():
     layout = Layout.flat(3, ("a",))
     assert layout.policy_inputs == layout.features == (0, 1, 2)
     assert layout.sources == (ObservationSource(3, (0, 1, 2), ("a",)),) and layout.state_source == layout.sources[0]
+
+
+@pytest.mark.parametrize(
+    ("changes", "words", "with_trust"),
+    [
+        ({"env_id": "evilmodule:Env-v0"}, "'evilmodule:Env-v0'.*import the module 'evilmodule'", True),
+        ({"env_id": "..x:Y-v0"}, "the module '..x'", True),
+        ({"env_id": "didi_gym/Ant-v0"}, "names env_id 'didi_gym/Ant-v0'", False),
+        ({"env_id": "didi_gym:didi_gym/Ant-v0"}, "names env_id", False),
+        ({"env_id": "Ant-v5", "env_kwargs": {"policy": "evil/repo"}}, "names env_kwargs with 'policy'", False),
+        ({"env_id": "GymV26Environment-v0", "env_kwargs": {"env_id": "evilmodule:Env-v0"}}, "with 'env_id'", False),
+    ],
+)
+def test_an_environment_that_runs_what_a_configuration_chose_needs_trust(changes, words, with_trust):
+    config = replace(random_policy().config, **changes)  # it may be loaded, and acts
+    with pytest.raises(ValueError, match=words):
+        require_plain_env(config)
+    if with_trust:
+        require_plain_env(config, trust=True)
+    else:
+        with pytest.raises(ValueError, match=words):
+            require_plain_env(config, trust=True)
+    assert "evilmodule" not in sys.modules
+
+
+@pytest.mark.parametrize("env_id", [None, "Ant-v5", "PointMaze_Medium-v3", "ALE/Pong-v5"])
+def test_a_plain_environment_needs_no_trust(env_id):
+    require_plain_env(replace(random_policy().config, env_id=env_id, env_kwargs={"frame_skip": 1}))
+
+
+@pytest.mark.parametrize("name", ["env_id", "dataset_id", "didi_gym_version"])
+@pytest.mark.parametrize("odd", ["a\x1b[2Jb", "a\nsha256 0123", "a\u202eb", "a\u200bb"])
+def test_what_a_configuration_names_can_be_printed(name, odd):
+    with pytest.raises(ValueError, match=f"{name} holds what cannot be printed") as caught:
+        replace(random_policy().config, **{name: odd})
+    assert str(caught.value).isprintable()
+
+
+def test_a_layout_has_few_sources_and_not_many_indices():
+    source = ObservationSource(8, (2, 3, 4, 5, 6, 7))
+    assert len(replace(BODY, sources=(source,) * 64).sources) == 64
+    with pytest.raises(ValueError, match=r"layout.sources: expected at most 64, got 65"):
+        replace(BODY, sources=(source,) * 65)
+    with pytest.raises(ValueError, match=r"layout.sources: expected at most 65536 indices and keys in all, got 70014"):
+        replace(
+            BODY, sources=(ObservationSource(8, (2, 3, 4, 5, 6, 7), ("k",) * 70_000),), state_source=BODY.state_source
+        )
