@@ -6,7 +6,6 @@ Our own are written atomically.
 from __future__ import annotations
 
 import errno
-import glob
 import json
 import os
 import re
@@ -107,10 +106,14 @@ def write_atomically(path: Path, content: bytes) -> None:
         raise
 
 
-def remove_leftovers(path: Path) -> None:
-    """Delete what `write_atomically` left beside `path` where its process was killed; nobody may be writing `path`."""
-    for file in path.parent.glob(f".{glob.escape(path.name)}.*"):
-        if re.fullmatch("[a-z0-9_]{8}", file.name[len(path.name) + 2 :]):  # what `mkstemp` adds
+def remove_leftovers(folder: Path, name: str = "*") -> None:
+    """Delete what `write_atomically` left where its process was killed; nobody else may be writing there.
+
+    Args:
+        name: Of the files it was to write, a pattern.
+    """
+    for file in folder.glob(f".{name}.*"):
+        if re.fullmatch(r"\..+\.[a-z0-9_]{8}", file.name) and not file.is_dir():  # what `mkstemp` adds
             file.unlink(missing_ok=True)
 
 
