@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
@@ -93,15 +93,15 @@ class Run:
         learning_rate: float,
         ema_decay: float,
         settings: dict[str, Any],
-        given: Mapping[str, nn.Module | None] | None = None,
+        given: Any = None,
     ) -> Module:
         """Minimise a loss over a module, from the stage's checkpoint where there is one.
 
         Args:
             stage: Its name, also of its checkpoint.
             settings: What else makes this stage what it is: a checkpoint of others is refused.
-            given: What earlier stages learned and the loss reads; their weights are part of what this stage is, as the
-                weights are that `module` begins with.
+            given: Name -> module (or None) that an earlier stage learned and the loss reads. Its weights are part of
+                what this stage is, and so are those that `module` begins with.
 
         Returns:
             The averaged module, frozen.
