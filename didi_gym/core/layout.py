@@ -7,6 +7,8 @@ from dataclasses import dataclass
 # What a file may ask for at most: far beyond what is of use, and what no computer is brought down by.
 MAX_STATE = 4_096
 MAX_OBSERVATION = 10_000_000
+MAX_SOURCES = 64
+MAX_INDICES = 65_536  # of all sources together; also of their keys
 
 
 @dataclass(frozen=True)
@@ -97,6 +99,11 @@ class Layout:
                     raise ValueError(f"layout.heading: vector {pair} must be read as a whole or not at all")
         if set(self.policy_inputs) | set(self.relative) != set(range(self.state_dim)):
             raise ValueError("layout: every state index must be read by the policy or be relative")
+        if len(self.sources) > MAX_SOURCES:
+            raise ValueError(f"layout.sources: expected at most {MAX_SOURCES}, got {len(self.sources)}")
+        everywhere = (*self.sources, *([self.state_source] if self.state_source is not None else []))
+        if (count := sum(source.width + len(source.keys) for source in everywhere)) > MAX_INDICES:
+            raise ValueError(f"layout.sources: expected at most {MAX_INDICES} indices and keys in all, got {count}")
         if self.state_source is not None and self.state_source.width != self.state_dim:
             raise ValueError(f"layout.state_source must select {self.state_dim} numbers")
         for source in self.sources:

@@ -18,7 +18,7 @@ from didi_gym.core.progress import Report
 from didi_gym.core.progress import progress as progress_of
 from didi_gym.data.episodes import DatasetError
 from didi_gym.data.writing import require_id
-from didi_gym.hub.client import ask_hub
+from didi_gym.hub.client import ask_hub, clean_token, without_secrets
 
 SCHEME = "hf://"
 _DEFAULT = "hf://farama-minari"  # Minari's own
@@ -166,6 +166,7 @@ def upload_dataset(dataset_id: str, remote: str, token: str | None = None) -> st
     """
     import minari
 
+    token = clean_token(token)
     if not _REMOTE.fullmatch(remote):
         raise RemoteDataError(f"expected where to store the data set as hf://owner, got {remote!r}")
     try:
@@ -178,8 +179,9 @@ def upload_dataset(dataset_id: str, remote: str, token: str | None = None) -> st
             _is_on_hub(dataset_id, token)
             minari.upload_dataset(dataset_id, token)
         except Exception as error:  # as above
+            reason = without_secrets(_first_line(error), token)
             raise RemoteDataError(
-                f"could not upload {dataset_id} to {remote}: {_first_line(error)}. It needs a token with write access "
+                f"could not upload {dataset_id} to {remote}: {reason}. It needs a token with write access "
                 f"(`hf auth login`, or HF_TOKEN)"
             ) from error
     if any("Upload aborted" in str(warning.message) for warning in said):

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import json
 import math
+import re
+import shlex
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeGuard
 
 from didi_gym.core.environments import asks_for_trust
+from didi_gym.core.files import printable
 from didi_gym.core.layout import ObservationSource
 from didi_gym.models.policy_network import PolicyNetwork
 
@@ -219,6 +222,16 @@ def is_number(value: Any) -> bool:
         return False
 
 
+def code(text: Any) -> str:
+    """A word of a configuration, which may come from anywhere, as code in Markdown: nothing in it is obeyed."""
+    return f"`{printable(str(text)).replace('`', chr(39))}`"
+
+
+def plain(text: Any) -> str:
+    """A text of a configuration or a file as Markdown that shows it as it is: no markup, no HTML, no line break."""
+    return re.sub(r"[\\`*_{}\[\]()#!|<>&~]", r"\\\g<0>", printable(str(text)))
+
+
 def usage(policy: PolicyNetwork, source: str, env: str | None, env_kwargs: Mapping[str, Any]) -> str:
     """A program of at most four lines that runs, and makes `env` where the policy has an environment.
 
@@ -301,13 +314,13 @@ def describe_spaces(policy: PolicyNetwork) -> list[tuple[str, str]]:
         ("a plan", f"{config.actions_per_plan} {'action' if config.actions_per_plan == 1 else 'actions'}"),
     ]
     if config.env_id is not None:
-        recorded = f"recorded in `{config.env_id}`"
-        rows.append(("data", f"`{config.dataset_id}`, {recorded}" if config.dataset_id else recorded))
+        recorded = f"recorded in {code(config.env_id)}"
+        rows.append(("data", f"{code(config.dataset_id)}, {recorded}" if config.dataset_id else recorded))
     return rows
 
 
 def _source_text(source: ObservationSource) -> str:
-    keys = " + ".join(f"`{key}`" for key in source.keys)
+    keys = " + ".join(map(code, source.keys))
     where = f"{keys} of {source.size} numbers" if keys else f"{source.size} numbers"
     if source.indices != tuple(range(source.size)):
         where += f", of which it reads {_ranges(source.indices)}"
@@ -356,7 +369,7 @@ def how_measured(results: Mapping[str, Any], figures: Collection[Figure]) -> str
 
 def description(policy: PolicyNetwork) -> str:
     """The first words of a card, where nobody wrote any."""
-    learned = f" from `{policy.config.dataset_id}`" if policy.config.dataset_id else ""
+    learned = f" from {code(policy.config.dataset_id)}" if policy.config.dataset_id else ""
     return (
         f"A skill policy for didi_gym: a reinforcement-learning agent picks a skill, and the policy carries it out for "
         f"many steps of the environment. The skills were learned without rewards{learned}."
@@ -365,11 +378,12 @@ def description(policy: PolicyNetwork) -> str:
 
 def how_made(policy: PolicyNetwork, effort: str, has_commands: bool) -> str:
     """How the policy came about; its commands follow where it has some."""
-    version = f" with didi_gym {policy.config.didi_gym_version}" if policy.config.didi_gym_version else ""
+    version = f" with didi_gym {plain(policy.config.didi_gym_version)}" if policy.config.didi_gym_version else ""
     if has_commands:
         return f"These commands make the policy{version}{f' ({effort})' if effort else ''}:"
-    dataset = policy.config.dataset_id or "ID"
-    return f"It was made{version} by `didi-gym train --dataset {dataset}`; `config.json` has the settings."
+    dataset = (policy.config.dataset_id or "ID").replace("`", "?")  # what `code` would replace by a shell's quote
+    command = code(f"didi-gym train --dataset {shlex.quote(dataset)}")
+    return f"It was made{version} by {command}; `config.json` has the settings."
 
 
 def limits(policy: PolicyNetwork) -> list[str]:

@@ -91,11 +91,17 @@ class PolicyConfig:
     tell the wrappers."""
     step_seconds: Rate | None = None
     """Simulated seconds of one environment step, where the environment of the data says it."""
+    weights_sha256: str | None = field(default=None, compare=False)
+    """Of the weights beside it (`didi_gym.models.weights.tensors_sha256`), written when the policy is saved and checked
+    when it is loaded; None in folders that were written before this was recorded."""
     model_type: str = MODEL_TYPE
     format_version: int = FORMAT_VERSION
     didi_gym_version: str = ""
 
     def __post_init__(self) -> None:
+        for name in ("dataset_id", "env_id", "didi_gym_version"):
+            if not (getattr(self, name) or "").isprintable():  # they are printed, and go into model cards
+                raise ValueError(f"{name} holds what cannot be printed: {getattr(self, name)!r}")
         if not 1 <= self.actions_per_plan <= self.horizon:
             raise ValueError(f"plan_length must be in 1..{self.horizon}, the horizon, got {self.plan_length}")
         if self.replan_every > self.actions_per_plan:

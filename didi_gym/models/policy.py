@@ -18,7 +18,16 @@ from didi_gym.core.files import SafeFileError
 from didi_gym.core.frames import turn
 from didi_gym.models.config import PolicyConfig
 from didi_gym.models.dynamics import DynamicsEnsemble
-from didi_gym.models.engines import Engine, EngineName, TorchEngine, WeightWatch, check_arguments, make_engine
+from didi_gym.models.engines import (
+    Engine,
+    EngineName,
+    TorchEngine,
+    WeightWatch,
+    check_arguments,
+    make_engine,
+    policy_name,
+    require_finite,
+)
 from didi_gym.models.folder import TRAINING_FILE, WEIGHTS_FILE, read_config, write_policy
 from didi_gym.models.policy_network import PolicyNetwork
 from didi_gym.models.publishing import push_policy
@@ -88,7 +97,7 @@ class SkillPolicy(PolicyNetwork):
 
         Raises:
             ValueError: wrong shapes, more steps than the horizon, NaN or infinity in an array, arrays beside tensors,
-                or another device.
+                or another device; of arrays, a plan that is not finite.
         """
         inputs, skills = check_arguments(self, inputs, skills)
         most = self.config.actions_per_plan
@@ -125,8 +134,10 @@ class SkillPolicy(PolicyNetwork):
         if isinstance(inputs, Tensor):
             return Plan(*self._imagine(torch.cat([inputs, skills], dim=-1)))
         joined = torch.from_numpy(np.concatenate([inputs, skills], axis=-1)).to(self.device)
-        actions, states = self._imagine(joined)
-        return Plan(actions.cpu().numpy(), states.cpu().numpy())
+        planned = [part.cpu().numpy() for part in self._imagine(joined)]
+        for part in planned:
+            require_finite(part, policy_name(self), inputs, skills)
+        return Plan(*planned)
 
     def engine(
         self, name: EngineName = "auto", *, dtype: str | torch.dtype | None = None, batch_invariant: bool = False
@@ -272,7 +283,7 @@ class SkillPolicy(PolicyNetwork):
         )
         config = read_config(folder)
         try:
-            policy = load_network(lambda: cls(config), folder / WEIGHTS_FILE)
+            policy = load_network(lambda: cls(config), folder / WEIGHTS_FILE, sha256=config.weights_sha256)
             _require_sound(policy, folder / WEIGHTS_FILE)
             if os.path.lexists(folder / TRAINING_FILE) and config.consistency == "dynamics":
                 policy.attach_dynamics(DynamicsEnsemble.from_training(folder / TRAINING_FILE, policy.config))
@@ -286,10 +297,25 @@ class SkillPolicy(PolicyNetwork):
 
 
 def pick_device(device: str | torch.device) -> torch.device:
-    """The device meant: "auto" is a GPU where there is one."""
+    """The device meant: "auto" is a GPU where there is one.
+
+    Raises:
+        ValueError: no device of torch, or one that this computer does not have.
+    """
     if device == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    return torch.device(device)
+    try:
+        chosen = torch.device(device)
+    except RuntimeError as error:
+        raise ValueError(f"device: expected auto, cpu, cuda, cuda:1 or mps, got {device!r}") from error
+    there = {"cuda": torch.cuda.device_count(), "mps": int(torch.backends.mps.is_available())}
+    count = there.get(chosen.type)
+    if count is not None and (chosen.index or 0) >= count:
+        raise ValueError(
+            f"device: {chosen} was asked for, but torch finds {count or 'no'} {chosen.type} device"
+            f"{'' if count == 1 else 's'} on this computer; use cpu or auto"
+        )
+    return chosen
 
 
 def _require_sound(policy: SkillPolicy, path: Path) -> None:

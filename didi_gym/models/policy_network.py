@@ -13,7 +13,7 @@ from didi_gym.models.dynamics import DynamicsEnsemble
 from didi_gym.models.networks import ResidualMLP, one_hot_choice
 from didi_gym.models.normalizer import Normalizer
 from didi_gym.models.unet import TemporalUNet
-from didi_gym.models.weights import MAX_NUMBERS
+from didi_gym.models.weights import MAX_NUMBERS, float32_by_default
 
 _TORCH = torch.arctan2, torch.cos, torch.sin
 
@@ -30,6 +30,7 @@ class PolicyNetwork(nn.Module):
     range_low: Tensor
     range_high: Tensor
 
+    @float32_by_default()
     def __init__(self, config: PolicyConfig) -> None:
         super().__init__()
         self.config = config
@@ -107,7 +108,11 @@ class PolicyNetwork(nn.Module):
             emitted = config.actions_per_plan * config.action_dim
             actions = output[:, :emitted].unflatten(1, (config.actions_per_plan, -1))
             changes = output[:, emitted:].unflatten(1, (config.horizon - 1, -1)) if self._joint else None
-        actions = one_hot_choice(actions, generator) if config.discrete_actions else actions.tanh()
+        if config.discrete_actions:
+            # of logits that are no numbers the largest would be some action nevertheless: the sum makes all of it NaN
+            actions = one_hot_choice(actions, generator) + 0 * actions.detach().sum(-1, keepdim=True)
+        else:
+            actions = actions.tanh()
         return actions, changes if self._joint else None
 
     def trajectory(

@@ -170,8 +170,10 @@ def train_skills(
         return learned, averaged["discriminator"] if task.discriminator is not None else None
 
     rates = {"learning_rate": config.learning_rate, "ema_decay": config.ema_decay}
+    given = {"prior's weights": prior, "dynamics' weights": dynamics}
     try:
-        return finished(run.learn("skills", modules, loss, steps=config.steps, **rates, settings=to_dict(config)))
+        learned = run.learn("skills", modules, loss, steps=config.steps, **rates, settings=to_dict(config), given=given)
+        return finished(learned)
     except TrainingStopped as stop:
         stop.result = finished(stop.result)
         raise

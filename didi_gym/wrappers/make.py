@@ -5,12 +5,12 @@ from __future__ import annotations
 import contextlib
 import copy
 import functools
-import importlib
+import importlib.metadata
 import inspect
 import json
 import math
 import sys
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -35,6 +35,8 @@ AUTORESET_MODES = {
     "same_step": AutoresetMode.SAME_STEP,
     "disabled": AutoresetMode.DISABLED,
 }
+MUJOCO = ">=3.3,<3.12"  # as in pyproject.toml
+_BREAKS_FETCH_AND_KITCHEN = (3, 12)
 EnvWrapper = Callable[[gym.Env], gym.Env]
 EnvId = str | EnvSpec | Callable[..., gym.Env]
 
@@ -352,6 +354,31 @@ def known_settings(
     )
 
 
+@contextlib.contextmanager
+def _mujoco_explained() -> Iterator[None]:
+    """Say which MuJoCo is needed where an environment could not be made for want of it, or for a newer one."""
+    try:
+        yield
+    except gym.error.DependencyNotInstalled as error:
+        if "mujoco" not in str(error).lower():
+            raise
+        raise gym.error.DependencyNotInstalled(
+            f"MuJoCo is missing, or cannot be imported; install a version that all environments work with "
+            f"(mujoco{MUJOCO}): pip install 'didi-gym[envs]'"
+        ) from error
+    except AssertionError as error:  # all that gymnasium-robotics says of a newer one
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            version = importlib.metadata.version("mujoco")
+            if tuple(map(int, version.split(".")[:2])) >= _BREAKS_FETCH_AND_KITCHEN:
+                raise gym.error.Error(
+                    f"the environment could not be made ({error or 'AssertionError'}), and mujoco {version} is "
+                    f"installed, with which Fetch, Kitchen and hand environments fail; expected mujoco{MUJOCO}: "
+                    f"pip install 'didi-gym[envs]'"
+                ) from error
+        raise
+
+
+@_mujoco_explained()
 def make_low_level(env_id: EnvId | dict[str, Any], **kwargs: Any) -> gym.Env:
     """`gymnasium.make`, which knows the ids of gymnasium-robotics without an import, and specs out of a spec's JSON.
 

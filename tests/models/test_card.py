@@ -5,6 +5,7 @@ import dataclasses
 import json
 import math
 import re
+import shlex
 import socket
 
 import numpy as np
@@ -478,3 +479,29 @@ def test_a_training_folder_is_measured_and_its_weights_are_copied(tmp_path, monk
     for name in ("config.json", "model.safetensors"):
         assert (tmp_path / "hub" / "body" / name).read_bytes() == (run / name).read_bytes()
     np.testing.assert_equal(json.loads((tmp_path / "hub" / "body" / "results.json").read_text()), {"probe": 0.5})
+
+
+# -- what a stranger's configuration may do to a card ----------------------------------------------------------------
+def test_words_of_a_configuration_are_no_markup_no_html_and_no_command():
+    layout = Layout.flat(2, ("a`<b>|x",))
+    policy = random_policy(layout)
+    odd = "x`</code><img src=y onerror=z>`"
+    fields = {"dataset_id": f"{odd}; rm -rf ~", "env_id": odd, "didi_gym_version": "[1](http://x) <script>"}
+    policy.config = dataclasses.replace(policy.config, **fields)
+    card = make_card(policy, "a<b>[x](http://y)")
+    shown = card.split("---\n", 2)[2]
+    body = re.sub(r"```.*?```|`[^`\n]*`", "", shown, flags=re.DOTALL)  # without what is code
+    assert not re.search(r"(?<!\\)<(?!!--)|(?<!\\)\]\(http://", body)
+    assert r"\[1\]\(http://x\) \<script\>" in card and r"# a\<b\>\[x\]\(http://y\)" in card
+    (command,) = re.findall(r"`(didi-gym train [^`]*)`", card)
+    assert len(shlex.split(command)) == 4 and shlex.split(command)[3].endswith("rm -rf ~")
+    assert "| `a'<b>\\|x` of 2 numbers |" in card
+    assert odd in front_matter(card)["tags"]
+
+
+@pytest.mark.parametrize("changes", [{"env_id": "evil:Env-v0"}, {"env_id": "Ant-v5", "env_kwargs": {"policy": "a/b"}}])
+def test_the_program_of_a_card_makes_no_environment_that_runs_what_a_configuration_chose(changes):
+    policy = random_policy()
+    policy.config = dataclasses.replace(policy.config, **changes)
+    (program,) = python_blocks(make_card(policy, "odd"))
+    assert "make(" not in program and "plan_actions" in program

@@ -159,3 +159,22 @@ def test_a_flat_layout_reads_and_judges_everything():
     layout = Layout.flat(3, ("a",))
     assert layout.policy_inputs == layout.features == (0, 1, 2)
     assert layout.sources == (ObservationSource(3, (0, 1, 2), ("a",)),) and layout.state_source == layout.sources[0]
+
+
+@pytest.mark.parametrize("name", ["env_id", "dataset_id", "didi_gym_version"])
+@pytest.mark.parametrize("odd", ["a\x1b[2Jb", "a\nsha256 0123", "a\u202eb", "a\u200bb"])
+def test_what_a_configuration_names_can_be_printed(name, odd):
+    with pytest.raises(ValueError, match=f"{name} holds what cannot be printed") as caught:
+        replace(random_policy().config, **{name: odd})
+    assert str(caught.value).isprintable()
+
+
+def test_a_layout_has_few_sources_and_not_many_indices():
+    source = ObservationSource(8, (2, 3, 4, 5, 6, 7))
+    assert len(replace(BODY, sources=(source,) * 64).sources) == 64
+    with pytest.raises(ValueError, match=r"layout.sources: expected at most 64, got 65"):
+        replace(BODY, sources=(source,) * 65)
+    with pytest.raises(ValueError, match=r"layout.sources: expected at most 65536 indices and keys in all, got 70014"):
+        replace(
+            BODY, sources=(ObservationSource(8, (2, 3, 4, 5, 6, 7), ("k",) * 70_000),), state_source=BODY.state_source
+        )

@@ -9,7 +9,15 @@ from didi_gym.core.layout import Heading, Layout
 from didi_gym.core.skill_space import SkillSpace
 from didi_gym.models import engines
 from didi_gym.models.config import UNetConfig
-from didi_gym.models.engines import CpuEngine, CudaGraphEngine, NumpyEngine, Recording, RowEngine, TorchEngine
+from didi_gym.models.engines import (
+    CpuEngine,
+    CudaGraphEngine,
+    NonFinitePlan,
+    NumpyEngine,
+    Recording,
+    RowEngine,
+    TorchEngine,
+)
 from tests.examples import BODY, body_states, random_policy
 
 DISCRETE = SkillSpace("discrete", 3)
@@ -65,6 +73,49 @@ def test_minus_one_and_one_are_the_ends_of_the_range_and_the_bounds_only_clip(n)
     policy.high[0] = 0.05
     for engine in (NumpyEngine(policy), TorchEngine(policy)):
         assert engine(*_asked(policy, n), 1)[0, 0, 0] == np.float32(0.05)
+
+
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")  # numpy says where a number first overflows
+@pytest.mark.parametrize("n", [1, 3, 33])
+@pytest.mark.parametrize("form", [*FORMS, UNET], ids=str)
+def test_a_plan_that_is_not_finite_is_an_error_at_any_engine_that_names_the_policy(form, n):
+    policy = random_policy(**form)
+    policy.name_or_path = "runs/diverged"
+    kinds = [TorchEngine, _OnCpu] if form == UNET else [NumpyEngine, CpuEngine, RowEngine, TorchEngine, _OnCpu]
+    observations, skills = _asked(policy, n)
+    odd = observations.copy()
+    odd[-1, 4] = np.nan
+    for make in kinds:
+        with pytest.raises(NonFinitePlan, match=rf"runs/diverged was given observations with nan in row {n - 1}, col"):
+            make(policy)(odd, skills, 2)
+    for parameter in policy.parameters():
+        parameter.mul_(1e30)
+    for engine in (*(make(policy) for make in kinds), policy.plan_actions):
+        with pytest.raises(NonFinitePlan, match="runs/diverged plans NaN or infinity for row 0"):
+            engine(observations, skills, 2)
+
+
+def test_a_large_finite_plan_is_a_plan():
+    policy = random_policy(low=(-3e38, -1.0, -1.0), high=(3e38, 1.0, 1.0))
+    assert np.isfinite(policy.plan_actions(*_asked(policy))).all()
+
+
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")
+def test_a_whole_imagined_plan_that_is_not_finite_is_an_error():
+    policy = random_policy(consistency="joint")
+    policy.normalizer.scale.fill_(3e38)
+    policy.net.outlet.bias.fill_(1e3)
+    with pytest.raises(NonFinitePlan, match="plans NaN or infinity"):
+        policy.plan(*_asked(policy))
+
+
+def test_a_huge_network_is_not_copied_for_numpy(monkeypatch):
+    policy = random_policy()
+    expected = TorchEngine(policy)(*_asked(policy, 2), 8)
+    monkeypatch.setattr(engines, "_NUMPY_NUMBERS", 100)
+    monkeypatch.setattr(engines, "NumpyEngine", None)
+    np.testing.assert_array_equal(policy.engine()(*_asked(policy, 2), 8), expected)
+    assert policy.engine(batch_invariant=True)(*_asked(policy, 2), 8).shape == expected.shape
 
 
 @pytest.mark.parametrize("form", UNETS, ids=str)
@@ -261,7 +312,8 @@ def test_graphs_are_recorded_once_per_power_of_two_and_number_of_steps():
 def test_a_smaller_batch_sees_nothing_of_a_larger_one_before():
     policy = random_policy()
     engine = _OnCpu(policy)
-    engine(np.full((8, 6), np.nan, np.float32), np.zeros((8, 2), np.float32), 2)
+    with pytest.raises(NonFinitePlan):
+        engine(np.full((8, 6), np.nan, np.float32), np.zeros((8, 2), np.float32), 2)
     asked = _asked(policy, 5)
     np.testing.assert_allclose(engine(*asked, 2), policy.plan_actions(*asked, 2), atol=2e-5)
 

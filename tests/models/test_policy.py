@@ -13,7 +13,7 @@ from didi_gym.core.layout import Layout
 from didi_gym.core.skill_space import SkillSpace
 from didi_gym.hub.download import SkillPolicyHubError
 from didi_gym.models.dynamics import DynamicsEnsemble
-from didi_gym.models.policy import SkillPolicy
+from didi_gym.models.policy import SkillPolicy, pick_device
 from tests.examples import BODY, body_states, random_policy
 
 FORMS = [{}, {"skill_space": SkillSpace("discrete", 3)}, {"consistency": "joint"}, {"layout": Layout.flat(6)}]
@@ -436,3 +436,59 @@ def test_an_action_range_outside_of_the_bounds_is_refused(tmp_path):
     kept = random_policy(action_range=((0.0, 0.0, 0.0), (0.5, 0.25, 3.0)))
     again = SkillPolicy.from_pretrained(kept.save_pretrained(tmp_path), device="cpu")
     assert again.config == kept.config and again.action_range[1].tolist() == [0.5, 0.25, 3.0]
+
+
+def test_a_changed_bit_of_the_weights_or_those_of_another_policy_are_refused(tmp_path):
+    folder = random_policy().save_pretrained(tmp_path / "p")
+    content = (folder / "model.safetensors").read_bytes()
+    sound = SkillPolicy.from_pretrained(folder, device="cpu")
+    for place in (-1, -5000, -len(content) // 3):
+        changed = bytearray(content)
+        changed[place] ^= 1
+        (folder / "model.safetensors").write_bytes(changed)
+        with pytest.raises(
+            SkillPolicyHubError, match=r"model.safetensors is damaged or of another policy: its weights"
+        ):
+            SkillPolicy.from_pretrained(folder, device="cpu")
+    other = random_policy(seed=1).save_pretrained(tmp_path / "q")
+    (folder / "model.safetensors").write_bytes((other / "model.safetensors").read_bytes())
+    with pytest.raises(SkillPolicyHubError, match="damaged or of another policy"):
+        SkillPolicy.from_pretrained(folder, device="cpu")
+    sound.low.fill_(-7.0)  # what is saved has the hash of what is saved
+    assert SkillPolicy.from_pretrained(sound.save_pretrained(tmp_path / "p"), device="cpu").low[0] == -7
+
+
+def test_a_folder_from_before_hashes_were_recorded_loads(tmp_path):
+    folder = random_policy().save_pretrained(tmp_path)
+    config = json.loads((folder / "config.json").read_text())
+    assert len(config.pop("weights_sha256")) == 64
+    (folder / "config.json").write_text(json.dumps(config))
+    assert SkillPolicy.from_pretrained(folder, device="cpu").config == random_policy().config
+
+
+def test_another_default_type_of_torch_changes_nothing(tmp_path):
+    folder = random_policy().save_pretrained(tmp_path / "p")
+    asked = _asked(random_policy())
+    expected = SkillPolicy.from_pretrained(folder, device="cpu").plan_actions(*asked)
+    torch.set_default_dtype(torch.float64)
+    try:
+        policy = SkillPolicy.from_pretrained(folder, device="cpu")
+        np.testing.assert_array_equal(policy.plan_actions(*asked), expected)
+        SkillPolicy(policy.config).save_pretrained(tmp_path / "fresh")
+        assert torch.get_default_dtype() == torch.float64
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert SkillPolicy.from_pretrained(tmp_path / "fresh", device="cpu").low.dtype == torch.float32
+
+
+def test_a_device_that_is_not_there_is_named(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
+    for device in ("cuda", "cuda:1", "mps", torch.device("cuda")):
+        with pytest.raises(
+            ValueError, match=f"{device} was asked for, but torch finds no .* on this computer; use cpu"
+        ):
+            pick_device(device)
+    with pytest.raises(ValueError, match="device: expected auto, cpu, cuda, cuda:1 or mps, got 'gpu'"):
+        pick_device("gpu")
+    assert pick_device("cpu") == pick_device("auto") == torch.device("cpu")
