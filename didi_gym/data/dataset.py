@@ -19,6 +19,7 @@ from didi_gym.core.observations import choose_numbers
 from didi_gym.core.schema import from_dict
 from didi_gym.data.episodes import DatasetError as DatasetError  # for users it is this module's
 from didi_gym.data.episodes import Packer, about_actions, choose_keys, encode_actions, join_keys, state_source
+from didi_gym.data.windows import usual_rows
 from didi_gym.data.writing import KEYS_KEY, LAYOUT_KEY
 
 if TYPE_CHECKING:
@@ -65,6 +66,10 @@ class TrajectoryDataset:
         if self.actions.shape != (len(self.observations), len(self.action_low)):
             raise DatasetError(
                 f"actions must have shape {(len(self.observations), len(self.action_low))}, got {self.actions.shape}"
+            )
+        if self.action_range is not None and np.shape(self.action_range) != (2, self.action_dim):
+            raise DatasetError(
+                f"action_range must have shape (2, {self.action_dim}), got {np.shape(self.action_range)}"
             )
 
     @property
@@ -129,8 +134,10 @@ class TrajectoryDataset:
             starts = self.window_starts(generator.integers(self.num_windows(horizon), size=_SUGGEST_WINDOWS), horizon)
             states = localize(self.windows(starts, horizon)[0], self.layout)[0].astype(np.float64)
             first = states[:, 0, list(self.layout.policy_inputs)]
-            first = (first - first.mean(0)) / np.maximum(first.std(0), 1e-6)
             change = (states[:, -1] - states[:, 0])[:, list(self.layout.features)]
+            usual = usual_rows(first) & usual_rows(change)
+            first, change = first[usual], change[usual]
+            first = (first - first.mean(0)) / np.maximum(first.std(0), 1e-6)
             change = (change - change.mean(0)) / np.maximum(change.std(0), 1e-6)
             known = np.concatenate([first, first**2, np.ones((len(first), 1))], axis=1)
             half = len(known) // 2

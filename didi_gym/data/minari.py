@@ -115,7 +115,8 @@ def read_episodes(
 
 def _read_any(dataset: Any) -> Iterator[tuple[int, Any, np.ndarray, np.ndarray]]:
     for episode in dataset.iterate_episodes():
-        yield episode.id, episode.observations, episode.actions, episode.terminations | episode.truncations
+        ended = np.logical_or(episode.terminations, episode.truncations)
+        yield episode.id, episode.observations, episode.actions, ended
 
 
 def _read_hdf5(dataset: Any, keys: tuple[str, ...]) -> Iterator[tuple[int, Any, np.ndarray, np.ndarray]] | None:
@@ -142,7 +143,7 @@ def _read_hdf5(dataset: Any, keys: tuple[str, ...]) -> Iterator[tuple[int, Any, 
                 observations: Any = (
                     {key: array(index, f"observations/{key}") for key in keys} if keys else array(index, "observations")
                 )
-                ended = array(index, "terminations") | array(index, "truncations")
+                ended = np.logical_or(array(index, "terminations"), array(index, "truncations"))
                 yield index, observations, array(index, "actions"), ended
 
     return read()
@@ -170,7 +171,8 @@ def upload_dataset(dataset_id: str, remote: str, token: str | None = None) -> st
     if not _REMOTE.fullmatch(remote):
         raise RemoteDataError(f"expected where to store the data set as hf://owner, got {remote!r}")
     try:
-        load_minari(dataset_id)
+        require_id(dataset_id)
+        minari.load_dataset(dataset_id)
     except (FileNotFoundError, ValueError) as error:
         raise RemoteDataError(f"no data set {dataset_id!r} on this disk to upload: {_first_line(error)}") from error
     with _minari_remote(remote), warnings.catch_warnings(record=True) as said:

@@ -1,4 +1,5 @@
 import tracemalloc
+from dataclasses import replace
 
 import gymnasium as gym
 import h5py
@@ -15,7 +16,7 @@ from didi_gym.data.dataset import DatasetError, TrajectoryDataset
 from didi_gym.data.episodes import Packer
 from didi_gym.data.minari import RemoteDataError, read_episodes, upload_dataset
 from didi_gym.data.writing import Episode, require_writable, write_dataset
-from tests.examples import BODY
+from tests.examples import BODY, point_dataset
 
 
 def _episodes(lengths, width=3, seed=0):
@@ -125,6 +126,26 @@ def test_an_empty_data_set_and_a_wrong_layout_are_refused():
         TrajectoryDataset.from_episodes([])
     with pytest.raises(DatasetError, match=r"must have shape \(steps, 8\)"):
         TrajectoryDataset.from_episodes(_episodes([6]), BODY)
+
+
+def test_a_spike_does_not_decide_the_horizon():
+    rng = np.random.default_rng(0)
+    episodes = []
+    for _ in range(40):  # velocities that are known for a while, as those of a body
+        actions = np.repeat(rng.uniform(-1, 1, (6, 2)), 20, axis=0)
+        velocity = np.array([rng.normal(0, 1, 2)] * 121)
+        for t in range(120):
+            velocity[t + 1] = velocity[t] + 0.05 * actions[t]
+        episodes.append((np.c_[np.cumsum(0.1 * velocity, axis=0), velocity], actions))
+    clean = TrajectoryDataset.from_episodes(episodes, Layout(4, (2, 3), (0, 1), relative=(0, 1)))
+    spiked = replace(clean, observations=clean.observations.copy())
+    spiked.observations[500, 2] = 1e6
+    assert spiked.suggest_horizon() == clean.suggest_horizon() > 8
+
+
+def test_a_range_of_actions_of_another_shape_is_refused():
+    with pytest.raises(DatasetError, match=r"action_range must have shape \(2, 2\), got \(2,\)"):
+        replace(point_dataset(), action_range=np.array([0.0, 1.0]))
 
 
 def _wide(bound, seed=0, rows=4000):
