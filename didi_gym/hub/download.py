@@ -27,6 +27,7 @@ _PICKLES = (".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".zip")
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 _REVISION = re.compile(r"(?!.*\.\.)\w[\w./+-]*")  # part of a path in the client's cache
 _COMMIT = re.compile(r"[0-9a-f]{40}")
+_AT_COMMIT = re.compile(rf"{_HUB_ID.pattern}@{_COMMIT.pattern}")
 
 
 @dataclass(frozen=True)
@@ -88,7 +89,8 @@ def resolve(
     """
     path = Path(name_or_path).expanduser()
     name = str(name_or_path)
-    if name and path.is_dir():  # Path("") would be the present folder
+    at_commit = isinstance(name_or_path, str) and _AT_COMMIT.fullmatch(name)  # only the Hub has commits
+    if name and path.is_dir() and not at_commit:  # Path("") would be the present folder
         return path, None
     if name in list_pretrained() and (revision is None or name not in known_models()):
         return next(root / name for root in _BUNDLED if (root / name / "config.json").is_file()), None

@@ -67,7 +67,9 @@ def save_agent(agent: BaseAlgorithm, path: str | Path) -> Path:
 def load_agent(algorithm: type[Agent], path: str | Path, env: gym.Env | VecEnv | None = None, **kwargs: Any) -> Agent:
     """Load an agent saved by `save_agent`, after checking that the environment runs the skills it was trained on.
 
-    An SB3 zip holds pickles, and an environment's spec names code to run: load only agents you trust.
+    An SB3 zip holds pickles, and an environment's spec names code to run. Both are opened without a question, as in
+    SB3's own `load`: a file that you name is taken to be yours. Name none that came from somebody you do not trust;
+    `load_agent_from_hub`, which fetches strangers' files, asks for that trust.
 
     Args:
         algorithm: the agent's class, as in `SAC.load`.
