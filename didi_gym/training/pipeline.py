@@ -24,6 +24,7 @@ from didi_gym.training.behaviours import train_behaviours, tune_behaviours
 from didi_gym.training.checkpoints import TrainingStopped
 from didi_gym.training.config import TrainConfig
 from didi_gym.training.run import Run
+from didi_gym.training.segmentation import decide_lengths
 from didi_gym.training.stages import train_dynamics, train_prior, train_skills
 
 Module = TypeVar("Module", bound=nn.Module)
@@ -32,17 +33,17 @@ Module = TypeVar("Module", bound=nn.Module)
 def hold_out(
     dataset: TrajectoryDataset, config: TrainConfig, share: float = 0.1
 ) -> tuple[TrajectoryDataset, TrajectoryDataset, TrainConfig]:
-    """Decide the horizon, and split the data as `train` does and `evaluate_skills` expects.
+    """Decide the window of behaviours and the horizon, and split the data as `train` and `evaluate_skills` do.
 
     Args:
         share: Of the episodes, for evaluation; 0 keeps none back.
 
     Returns:
-        What is trained on, what is held out, and the settings with the horizon in them.
+        What is trained on, what is held out, and the settings with both in them.
     """
     dataset.require_horizon(2)
     dataset.require_change()
-    config = config.with_horizon_for(dataset)
+    config = decide_lengths(dataset, config)
     assert config.horizon is not None
     training, held_out = dataset.split(share, horizon=config.horizon) if share > 0 else (dataset, dataset)
     return training, held_out, config
