@@ -141,6 +141,14 @@ def _suggest_skills(dataset: TrajectoryDataset, config: TrainConfig) -> None:
         separate = separation(dataset, config.behaviours)
     except DatasetError:  # too short to tell
         return
+    if 0.35 < separate <= 0.5:
+        print(
+            f"it is unclear whether this data falls into groups or varies continuously (simplified silhouette "
+            f"{separate:.2f}, clear groups have more than 0.5); discrete skills train faster, so try those first: "
+            "--skills.skill-space.kind discrete --skills.skill-space.size 12",
+            file=sys.stderr,
+        )
+        return
     if (separate > 0.5) == config.skills.skill_space.is_discrete:
         return
     what, other = (

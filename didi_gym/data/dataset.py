@@ -23,6 +23,7 @@ from didi_gym.data.writing import KEYS_KEY, LAYOUT_KEY
 _HORIZONS = (8, 16, 24, 32, 48, 64, 96)
 _SUGGEST_WINDOWS = 16_000
 _UNEXPLAINED = 0.25  # share of the change that must be open: chosen on ant and point-maze data, docs/decisions.md
+_STILL, _MOTION = 0.2, 0.1  # share of windows that may change by less than so many standard deviations
 
 
 @dataclass(frozen=True)
@@ -100,7 +101,8 @@ class TrajectoryDataset:
 
         Over a short time a body goes where it already goes, whatever the skill. So: the first of 8, 16, 24, 32, 48, 64,
         96 steps over which the first state explains at most three quarters of the variance of the features' change
-        (quadratic regression, held-out windows); the longest that half of the data allows where none does. Judged are
+        (quadratic regression, held-out windows) and in which they change at all, in most windows: pushing a block needs
+        the way to it first. The longest that half of the data allows where there is none. Judged are
         features that are relative, else those that are not velocities (which change of themselves), else all.
 
         Raises:
@@ -117,12 +119,14 @@ class TrajectoryDataset:
             first = states[:, 0, list(self.layout.policy_inputs)]
             first = (first - first.mean(0)) / np.maximum(first.std(0), 1e-6)
             change = (states[:, -1] - states[:, 0])[:, features]
-            change = (change - change.mean(0)) / np.maximum(change.std(0), 1e-6)
+            scale = np.maximum(change.std(0), 1e-6)
+            still = np.square(change / scale).mean(1) < _MOTION**2
+            change = (change - change.mean(0)) / scale
             known = np.concatenate([first, first**2, np.ones((len(first), 1))], axis=1)
             half = len(known) // 2
             weights = np.linalg.lstsq(known[:half], change[:half], rcond=None)[0]
             unexplained = np.square(change[half:] - known[half:] @ weights).sum() / np.square(change[half:]).sum()
-            if unexplained >= _UNEXPLAINED:
+            if unexplained >= _UNEXPLAINED and still.mean() <= _STILL:
                 return horizon
         return possible[-1]
 

@@ -74,3 +74,18 @@ def test_without_relative_features_those_that_are_not_velocities_are_judged():
     data = TrajectoryDataset.from_episodes(episodes, Layout(3, (0, 1, 2), (0, 1)), action_low=[-1], action_high=[1])
     alone = TrajectoryDataset.from_episodes(episodes, Layout(3, (0, 1, 2), (0,)), action_low=[-1], action_high=[1])
     assert data.suggest_horizon() == alone.suggest_horizon()
+
+
+def test_a_horizon_is_long_enough_for_the_features_to_change_in_most_windows():
+    """A block that rests until it is reached, after 12 to 20 steps of 50, and is then pushed for 10."""
+    rng = np.random.default_rng(0)
+    episodes = []
+    for _ in range(200):
+        direction, begin = rng.normal(size=2), rng.integers(12, 20)
+        block = np.clip(np.arange(51) - begin, 0, 10)[:, None] * direction
+        hand = rng.normal(size=(51, 1))
+        episodes.append((np.concatenate([block, hand], axis=1), np.tanh(direction) * np.ones((50, 2))))
+    data = TrajectoryDataset.from_episodes(
+        episodes, Layout(3, (0, 1, 2), (0, 1)), action_low=[-1, -1], action_high=[1, 1]
+    )
+    assert data.suggest_horizon() == 24
