@@ -292,7 +292,8 @@ def test_the_horizon_is_the_datas_or_that_of_a_rhythm():
     assert horizon(gaits, long) == 16
     assert horizon(replace(gaits, behaviours=BehaviourConfig(window=24)), long) == 12
     assert horizon(replace(gaits, behaviours=BehaviourConfig(steps=0)), long) == long.suggest_horizon()
-    assert horizon(gaits, short) == short.suggest_horizon() == 8
+    assert horizon(gaits, short) == 6  # a window is no longer than half of the episodes
+    assert horizon(replace(gaits, behaviours=BehaviourConfig(window=32)), short) == short.suggest_horizon() == 8
     assert horizon(replace(gaits, horizon=10), short) == 10
 
 
