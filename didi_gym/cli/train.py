@@ -10,6 +10,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
+from didi_gym.core.files import in_short, read_plain
+from didi_gym.core.layout import LayoutChoice
+from didi_gym.core.schema import from_dict, to_dict
 from didi_gym.data.dataset import DatasetError
 from didi_gym.training.config import TrainConfig
 
@@ -24,6 +27,8 @@ _AS_GOOD = 0.02  # silhouettes that differ by less are alike: the smaller number
 _LEAST_PROBE, _LEAST_ACCURACY = 0.3, 0.5  # R^2, and share of skills recognised, from which on skills count as real
 _MOST_FALLS = 0.25
 _BAND = (0.8, 1.2)  # of real spread over planned
+
+_LONGEST_LAYOUT = 100_000  # bytes
 
 
 @dataclass(frozen=True)
@@ -45,6 +50,9 @@ class Train:
     """Keys of a Dict observation to join; default: what the data set says, else `observation`, else all."""
     indices: tuple[int, ...] = ()
     """Which numbers of the observation to keep as the state; default: all."""
+    columns: Annotated[LayoutChoice, tyro.conf.arg(name="")] = field(default_factory=LayoutChoice)
+    layout: Path | None = None
+    """TOML file with these settings of columns, e.g. `features = [0, 1]`, in place of the options."""
     download: bool = False
     """Let Minari fetch the data set if it is not on this disk."""
     reuse: Path | None = None
@@ -59,11 +67,19 @@ def train(args: Train) -> None:
     from didi_gym.training import hold_out, write_run
     from didi_gym.training import train as run
 
+    choice = _choice(args)
+    named = {name: columns for name, columns in to_dict(choice).items() if columns is not None}
     dataset = TrajectoryDataset.from_minari(
-        args.dataset, keys=args.keys or None, indices=args.indices or None, download=args.download
+        args.dataset,
+        keys=args.keys or None,
+        indices=args.indices or None,
+        layout=choice if named else None,
+        download=args.download,
     )
-    training, held_out, config = hold_out(dataset, args.config)
-    write_run(args.output, config, args.dataset, keys=args.keys, indices=args.indices)
+    if not named:
+        _suggest_layout(dataset)
+    training, held_out, config = hold_out(dataset, _with_window(dataset, args.config))
+    write_run(args.output, config, args.dataset, keys=args.keys, indices=args.indices, **named)
     _suggest_skills(training, config)
     short = int((dataset.lengths < config.horizon).sum())
     print(
@@ -131,6 +147,56 @@ def verdict(report: SkillReport, discrete: bool) -> str:
             )
     judged = "the skills are not real yet, as " + "; ".join(faults) if faults else "the skills are real"
     return f"In the simulator: {', '.join(measured)}: {judged}."
+
+
+def _choice(args: Train) -> LayoutChoice:
+    """What the options, or the file that stands for them, say of the columns."""
+    if args.layout is None:
+        return args.columns
+    if args.columns != LayoutChoice():
+        raise ValueError(f"columns are described by options and by --layout {args.layout}; use one of the two")
+    if sys.version_info >= (3, 11):
+        import tomllib
+    else:
+        import tomli as tomllib
+    try:
+        return from_dict(LayoutChoice, tomllib.loads(read_plain(args.layout, _LONGEST_LAYOUT).decode("utf-8")))
+    except ValueError as error:  # what TOML, UTF-8 or the settings refuse
+        raise ValueError(f"{args.layout}: {in_short(error)}") from error
+
+
+def _suggest_layout(dataset: TrajectoryDataset) -> None:
+    """Say what the columns look like, where nobody has said what they are."""
+    from didi_gym.data.columns import describe_columns
+
+    layout = dataset.layout
+    if layout.relative or layout.heading is not None or len(layout.features) < layout.state_dim:
+        return
+    found = describe_columns(dataset.observations, dataset.starts, dataset.lengths).lines()
+    if found:
+        print(
+            f"this data set does not say what its {layout.state_dim} columns hold; as their numbers look:",
+            *(f"  {line}" for line in found),
+            "the policy reads them all, and skills must differ in all of them alike; --features, --relative, --angles "
+            "and --heading-angle change that",
+            sep="\n",
+            file=sys.stderr,
+        )
+
+
+def _with_window(dataset: TrajectoryDataset, config: TrainConfig) -> TrainConfig:
+    """The settings with the window of behaviours, as `hold_out` would choose it, after saying how."""
+    from didi_gym.training.segmentation import choose_window
+
+    if not config.learns_behaviours or config.behaviours.window is not None:
+        return config
+    try:
+        window, scores = choose_window(dataset, config.behaviours, config.skills.skill_space.size)
+    except DatasetError:  # which the search for behaviours explains
+        return config
+    tried = ", ".join(f"{length}: {score:.2f}" for length, score in scores.items())
+    print(f"window of behaviours: {window} steps (simplified silhouette of each length: {tried})", file=sys.stderr)
+    return replace(config, behaviours=replace(config.behaviours, window=window))
 
 
 def _suggest_skills(dataset: TrajectoryDataset, config: TrainConfig) -> None:

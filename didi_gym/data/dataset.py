@@ -14,9 +14,10 @@ import numpy as np
 from gymnasium import spaces
 
 from didi_gym.core.frames import localize
-from didi_gym.core.layout import Layout
+from didi_gym.core.layout import Layout, LayoutChoice
 from didi_gym.core.observations import choose_numbers
 from didi_gym.core.schema import from_dict
+from didi_gym.data.columns import describe_columns
 from didi_gym.data.episodes import DatasetError as DatasetError  # for users it is this module's
 from didi_gym.data.episodes import Packer, about_actions, choose_keys, encode_actions, join_keys, state_source
 from didi_gym.data.windows import usual_rows
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 _HORIZONS = (8, 16, 24, 32, 48, 64, 96)
 _SUGGEST_WINDOWS = 16_000
 _UNEXPLAINED = 0.25  # share of the change that must be open: chosen on ant and point-maze data, docs/decisions.md
+_STILL, _MOTION = 0.2, 0.1  # share of windows that may change by less than so many standard deviations
 
 
 @dataclass(frozen=True)
@@ -121,7 +123,9 @@ class TrajectoryDataset:
 
         Over a short time a body goes where it already goes, whatever the skill. So: the first of 8, 16, 24, 32, 48, 64,
         96 steps over which the first state explains at most three quarters of the variance of the features' change
-        (quadratic regression, held-out windows); the longest that half of the data allows where none does.
+        (quadratic regression, held-out windows) and in which they change at all, in most windows: pushing a block needs
+        the way to it first. The longest that half of the data allows where there is none. Judged are
+        features that are relative, else those that are not velocities (which change of themselves), else all.
 
         Raises:
             DatasetError: no episode has 8 steps.
@@ -129,23 +133,34 @@ class TrajectoryDataset:
         self.require_horizon(_HORIZONS[0])
         least = min(self.num_windows(_HORIZONS[0]), self.lengths.sum() // 2)  # of most of the data, not of one episode
         possible = [h for h in _HORIZONS if self.num_windows(h) >= least]
+        features = self._places()
         generator = np.random.default_rng(seed)
         for horizon in possible:
             starts = self.window_starts(generator.integers(self.num_windows(horizon), size=_SUGGEST_WINDOWS), horizon)
             states = localize(self.windows(starts, horizon)[0], self.layout)[0].astype(np.float64)
             first = states[:, 0, list(self.layout.policy_inputs)]
-            change = (states[:, -1] - states[:, 0])[:, list(self.layout.features)]
+            change = (states[:, -1] - states[:, 0])[:, features]
             usual = usual_rows(first) & usual_rows(change)
             first, change = first[usual], change[usual]
             first = (first - first.mean(0)) / np.maximum(first.std(0), 1e-6)
-            change = (change - change.mean(0)) / np.maximum(change.std(0), 1e-6)
+            scale = np.maximum(change.std(0), 1e-6)
+            still = np.square(change / scale).mean(1) < _MOTION**2
+            change = (change - change.mean(0)) / scale
             known = np.concatenate([first, first**2, np.ones((len(first), 1))], axis=1)
             half = len(known) // 2
             weights = np.linalg.lstsq(known[:half], change[:half], rcond=None)[0]
             unexplained = np.square(change[half:] - known[half:] @ weights).sum() / np.square(change[half:]).sum()
-            if unexplained >= _UNEXPLAINED:
+            if unexplained >= _UNEXPLAINED and still.mean() <= _STILL:
                 return horizon
         return possible[-1]
+
+    def _places(self) -> list[int]:
+        """The features that say where something is rather than how fast it moves."""
+        relative = [i for i in self.layout.features if i in self.layout.relative]
+        if relative:
+            return relative
+        velocities = describe_columns(self.observations, self.starts, self.lengths).velocities
+        return [i for i in self.layout.features if i not in velocities] or list(self.layout.features)
 
     def window_starts(self, indices: np.ndarray, horizon: int) -> np.ndarray:
         """Steps `(n,)` at which the windows numbered `indices` (0..num_windows-1) start."""
@@ -208,7 +223,7 @@ class TrajectoryDataset:
         *,
         keys: Sequence[str] | None = None,
         indices: Sequence[int] | None = None,
-        layout: Layout | None = None,
+        layout: Layout | LayoutChoice | None = None,
         download: bool = False,
         progress: bool = True,
     ) -> TrajectoryDataset:
@@ -221,7 +236,8 @@ class TrajectoryDataset:
             keys: Keys of a Dict observation to join. Default: what the data set says of itself, else `observation`,
                 else all.
             indices: Which numbers of the (joined) observation to keep as the state. Default: all.
-            layout: What policy and prior see of the state. Default: what the data set says of itself, else everything.
+            layout: What policy and prior see of the state, in whole or what of it a user chooses. Default: what the
+                data set says of itself, else everything.
             download: Fetch it with Minari where it is not on this disk; without this nothing touches the network.
             progress: Show it on stderr where loading takes longer than a few seconds.
 
@@ -240,13 +256,16 @@ class TrajectoryDataset:
                 f"it with `minari download {dataset}` or download=True (--download)"
             ) from error
         metadata = stored.storage.metadata
+        choice, layout = (layout, None) if isinstance(layout, LayoutChoice) else (None, layout)
         if layout is None and indices is None and LAYOUT_KEY in metadata:
             layout = from_dict(Layout, json.loads(metadata[LAYOUT_KEY]))
-        known = None if layout is None else layout.state_source
-        angles = known.angles if known is not None and (indices is None or tuple(indices) == known.indices) else ()
         if keys is None and KEYS_KEY in metadata:
             keys = json.loads(metadata[KEYS_KEY])
         keys = choose_keys(stored.observation_space, keys)
+        if choice is not None:
+            layout = choice.complete(state_source(stored.observation_space, keys, indices), layout)
+        known = None if layout is None else layout.state_source
+        angles = known.angles if known is not None and (indices is None or tuple(indices) == known.indices) else ()
         space = stored.action_space
         about = about_actions(space)
         source = replace(state_source(stored.observation_space, keys, indices), angles=angles)

@@ -34,7 +34,7 @@ from didi_gym.training.behaviours import train_behaviours, tune_behaviours
 from didi_gym.training.checkpoints import TrainingStopped
 from didi_gym.training.config import TrainConfig
 from didi_gym.training.run import Run
-from didi_gym.training.segmentation import fitting_window
+from didi_gym.training.segmentation import decide_lengths, fitting_window
 from didi_gym.training.stages import train_dynamics, train_prior, train_skills
 
 RUN_FILE = "run.json"
@@ -46,28 +46,29 @@ Module = TypeVar("Module", bound=nn.Module)
 def hold_out(
     dataset: TrajectoryDataset, config: TrainConfig, share: float = 0.1
 ) -> tuple[TrajectoryDataset, TrajectoryDataset, TrainConfig]:
-    """Decide the horizon, and split the data as `train` does and `evaluate_skills` expects.
+    """Decide the window of behaviours and the horizon, and split the data as `train` and `evaluate_skills` do.
 
     Args:
         share: Of the episodes, for evaluation; 0 keeps none back.
 
     Returns:
-        What is trained on, what is held out, and the settings with the horizon in them, and with no more
-        `feature_times` than that horizon has.
+        What is trained on, what is held out, and the settings with what they leave to the data in them, and with no
+        more `feature_times` than the horizon has.
 
     Raises:
         DatasetError: nothing can be learned from the data with these settings.
     """
     dataset.require_horizon(2)
     dataset.require_change()
+    skills = config.skills.skill_space.size
     if config.learns_behaviours:
-        fitting_window(dataset, config.behaviours)  # what the last stage would refuse is refused before the first
-    config = config.with_horizon_for(dataset)
+        fitting_window(dataset, config.behaviours, skills)  # what the last stage would refuse is refused now
+    config = decide_lengths(dataset, config)
     assert config.horizon is not None
     instants = min(config.skills.feature_times, config.horizon - 1)  # a horizon of three steps has two changes to see
     training, held_out = dataset.split(share, horizon=config.horizon) if share > 0 else (dataset, dataset)
     if config.learns_behaviours:
-        fitting_window(training, config.behaviours)
+        fitting_window(training, config.behaviours, skills)
     return training, held_out, replace(config, skills=replace(config.skills, feature_times=instants))
 
 

@@ -174,6 +174,38 @@ def test_a_policy_of_chosen_indices_is_measured_against_the_same_of_its_data(dat
     assert json.loads((tmp_path / "results.json").read_text())["fidelity"] is not None
 
 
+def test_columns_are_described_by_options_or_by_a_file_and_end_in_the_config(datasets, tmp_path, monkeypatch, capfd):
+    cli.run(_train(tmp_path / "plain"))
+    said = capfd.readouterr().err
+    assert "does not say what its 4 columns hold" in said and "velocities" in said
+    cli.run(_train(tmp_path / "options", "--features", "0", "--relative", "1"))
+    assert "columns hold" not in capfd.readouterr().err
+    (tmp_path / "layout.toml").write_text("features = [0]\nrelative = [1]\n")
+    cli.run(_train(tmp_path / "file", "--layout", str(tmp_path / "layout.toml")))
+    one, other = (json.loads((tmp_path / name / "config.json").read_text()) for name in ("options", "file"))
+    assert one == other and one["layout"]["features"] == [0] and one["layout"]["policy_inputs"] == [0, 2, 3]
+    assert "other settings" in _main(monkeypatch, *_train(tmp_path / "file", "--features", "2"))
+    cli.run(["evaluate", str(tmp_path / "file"), *QUICK, "--no-video"])
+    assert json.loads((tmp_path / "file" / "results.json").read_text())["fidelity"] is not None
+
+
+@pytest.mark.parametrize(
+    ("text", "options", "words"),
+    [
+        ("featuress = [0]", "", "layout.toml: featuress"),
+        ("features = [0.5]", "", r"layout.toml: features\[0\]"),
+        ("features = [0", "", "layout.toml: "),
+        ("features = [9]", "", "column 9, .* 0 to 3"),
+        ("features = [0]", "--relative 1", "one of the two"),
+        ("heading_angle = [0]", "", "heading_vectors"),
+    ],
+)
+def test_a_layout_that_cannot_be_used_is_refused_in_words(datasets, tmp_path, monkeypatch, text, options, words):
+    (tmp_path / "layout.toml").write_text(text)
+    arguments = ["--layout", str(tmp_path / "layout.toml"), *options.split()]
+    assert re.search(words, _main(monkeypatch, *_train(tmp_path / "p", *arguments)))
+
+
 def test_a_data_set_that_names_no_environment_trains_and_is_evaluated_in_one_that_is_named(tmp_path, monkeypatch):
     monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path))
     _record("cli/nameless-v0", env_spec=False)

@@ -7,13 +7,14 @@ from datetime import date
 
 import pytest
 
-from didi_gym.core.layout import Heading, Layout, ObservationSource
+from didi_gym.core.layout import Heading, Layout, LayoutChoice, ObservationSource
 from didi_gym.core.schema import from_dict, to_dict
 from didi_gym.core.skill_space import SkillSpace
+from didi_gym.data.generators.agents import agents_layout
 from didi_gym.models.config import PolicyConfig, UNetConfig
 from didi_gym.models.discriminator import Discriminator
 from didi_gym.training import BehaviourConfig, DynamicsConfig, PriorConfig, SkillConfig, TrainConfig
-from tests.examples import BODY, random_policy
+from tests.examples import BODY, DISC, random_policy
 
 
 @pytest.mark.parametrize("config", [SkillConfig(), PriorConfig(), TrainConfig(), random_policy().config, BODY])
@@ -102,6 +103,62 @@ def test_decoding_is_strict_and_names_the_place(data, words):
 def test_a_layout_that_contradicts_itself_is_refused(changes, words):
     with pytest.raises(ValueError, match=words):
         replace(BODY, **changes)
+
+
+@pytest.mark.parametrize(
+    ("heading", "words"),
+    [
+        (Heading(angle=(0, 3), vectors=((6, 7),)), "heading.*must read its angle"),
+        (Heading(angle=(2, 9)), r"heading .*distinct indices in 0\.\.7"),
+        (Heading((2, 3, 4, 5), angle=(6, 7)), "either a quaternion or an angle"),
+        (Heading(vectors=((6, 7),)), "either a quaternion or an angle"),
+    ],
+)
+def test_a_heading_has_one_orientation_that_the_policy_reads(heading, words):
+    with pytest.raises(ValueError, match=words):
+        replace(BODY, heading=heading)
+
+
+OBSERVED = ObservationSource(5, (0, 1, 2, 3, 4))
+
+
+def test_chosen_columns_make_the_layout_that_one_would_write():
+    assert LayoutChoice().complete(OBSERVED) == replace(Layout.flat(5), sources=(OBSERVED,), state_source=OBSERVED)
+    chosen = LayoutChoice(features=(0, 1), relative=(0, 1), heading_angle=(2,), heading_vectors=((0, 1), (3, 4)))
+    assert chosen.complete(OBSERVED) == DISC
+    pair = LayoutChoice(heading_angle=(2, 3), heading_vectors=((0, 1),)).complete(OBSERVED)
+    assert pair.heading == Heading(angle=(2, 3), vectors=((0, 1),)) and pair.state_dim == 5
+    assert LayoutChoice(features=(1,), angles=(1, 2)).complete(OBSERVED).features == (1, 5)
+    kept = ObservationSource(9, (8, 6, 4), ("a", "b"))
+    assert LayoutChoice(relative=(1,)).complete(kept).sources == (ObservationSource(9, (8, 4), ("a", "b")),)
+
+
+@pytest.mark.parametrize("known", [BODY, DISC, agents_layout(9, 1, (0,)), agents_layout(9, 2)])
+def test_what_is_not_chosen_stays_as_the_data_set_says(known):
+    source = replace(known.state_source, angles=())
+    assert LayoutChoice().complete(source, known) == known
+    assert LayoutChoice(features=(3,)).complete(source, known) == replace(known, features=(3,))
+    turned = LayoutChoice(features=(0,), angles=(3, 4), heading_vectors=(), heading_angle=()).complete(source, known)
+    assert [one.size for one in turned.sources] == [one.size for one in known.sources]  # in both forms still
+
+
+@pytest.mark.parametrize(
+    ("choice", "words"),
+    [
+        ({"features": (5,)}, "features names column 5, .* 0 to 4"),
+        ({"heading_vectors": ((3, 7),)}, "heading_vectors names column 7"),
+        ({"features": (1, 1)}, "features .*distinct"),
+        ({"relative": (2,), "angles": (2,)}, "column 2 .*angle and as relative"),
+        ({"heading_angle": (2,)}, "heading_vectors"),
+        ({"heading_vectors": ((3, 4),)}, "heading_angle or heading_quaternion"),
+        ({"heading_angle": (0, 1, 2), "heading_vectors": ((3, 4),)}, "heading_angle names one column, or two, got 3"),
+        ({"heading_angle": (2,), "heading_quaternion": (0, 1, 2, 3), "heading_vectors": ((3, 4),)}, "not both"),
+        ({"relative": (0,), "heading_angle": (2,), "heading_vectors": ((0, 1),)}, "as a whole"),
+    ],
+)
+def test_columns_that_cannot_be_chosen_are_named(choice, words):
+    with pytest.raises(ValueError, match=words):
+        LayoutChoice(**choice).complete(OBSERVED)
 
 
 @pytest.mark.parametrize(

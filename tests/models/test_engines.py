@@ -18,7 +18,7 @@ from didi_gym.models.engines import (
     RowEngine,
     TorchEngine,
 )
-from tests.examples import BODY, body_states, random_policy
+from tests.examples import BODY, DISC, body_states, random_policy
 
 DISCRETE = SkillSpace("discrete", 3)
 SCATTERED = Layout(  # vx vy | w | x y | q: nothing is where BODY has it, and the quaternion is not in one piece
@@ -150,21 +150,21 @@ def test_far_from_zero_the_numpy_engine_is_as_exact_as_torch(n):
     )
 
 
-@pytest.mark.parametrize("layout", [BODY, SCATTERED], ids=["body", "scattered"])
+@pytest.mark.parametrize("layout", [BODY, SCATTERED, DISC], ids=["body", "scattered", "disc"])
 @pytest.mark.parametrize("turns_skill", [True, False])
 def test_the_heading_frame_is_what_frames_computes(layout, turns_skill):
-    generator = np.random.default_rng(0)
-    inputs, skills = generator.normal(size=(500, 6)).astype(np.float32), generator.normal(size=(500, 2))
+    generator, read = np.random.default_rng(0), len(layout.policy_inputs)
+    inputs, skills = generator.normal(size=(500, read)).astype(np.float32), generator.normal(size=(500, 2))
     joined = np.concatenate([inputs, skills.astype(np.float32)], axis=1)
     states = inputs_to_state(inputs, layout)
-    quaternion = list(layout.heading.quaternion)
-    states[:, quaternion] /= np.linalg.norm(states[:, quaternion], axis=1, keepdims=True)
-    joined[:, :6] = states[:, list(layout.policy_inputs)]
+    orientation = list(layout.heading.orientation)
+    states[:, orientation] /= np.linalg.norm(states[:, orientation], axis=1, keepdims=True)
+    joined[:, :read] = states[:, list(layout.policy_inputs)]
 
     local, yaw = localize(states[:, None], layout)
-    turned = turn_skill(joined[:, 6:], -yaw) if turns_skill else joined[:, 6:]
+    turned = turn_skill(joined[:, read:], -yaw) if turns_skill else joined[:, read:]
     expected = np.concatenate([local[:, 0, list(layout.policy_inputs)], turned], axis=1)
-    plain = np.abs(local[:, 0, layout.heading.quaternion[0]]) > 1e-5  # at zero rounding decides which sign is taken
+    plain = np.abs(local[:, 0, orientation[0]]) > 1e-5  # at zero rounding decides which sign is taken
 
     frame = HeadingFrame(layout, turns_skill)
     columns, numbers, tensor = joined.copy(), joined.tolist(), torch.from_numpy(joined.copy())

@@ -37,6 +37,7 @@ from didi_gym.training.batches import Batches
 from didi_gym.training.checkpoints import TrainingState
 from didi_gym.training.config import BehaviourConfig, DynamicsConfig, PriorConfig, SkillConfig
 from didi_gym.training.losses import diversity_loss
+from didi_gym.training.segmentation import decide_lengths
 from tests.examples import BODY, SMALL_BEHAVIOURS, body_states, point_dataset, tiny, tiny_unets
 
 FORMS = [
@@ -285,13 +286,14 @@ def test_the_horizon_is_the_datas_or_that_of_a_rhythm():
     ball, gaits = TrainConfig(), TrainConfig(SkillConfig(skill_space=SkillSpace("discrete", 5)))
 
     def horizon(config, dataset):
-        return config.with_horizon_for(dataset).horizon
+        return decide_lengths(dataset, config).horizon
 
     assert horizon(ball, long) == long.suggest_horizon() != 16
     assert horizon(gaits, long) == 16
     assert horizon(replace(gaits, behaviours=BehaviourConfig(window=24)), long) == 12
     assert horizon(replace(gaits, behaviours=BehaviourConfig(steps=0)), long) == long.suggest_horizon()
-    assert horizon(gaits, short) == short.suggest_horizon() == 8
+    assert horizon(gaits, short) == 6  # a window is no longer than half of the episodes
+    assert horizon(replace(gaits, behaviours=BehaviourConfig(window=32)), short) == short.suggest_horizon() == 8
     assert horizon(replace(gaits, horizon=10), short) == 10
 
 
