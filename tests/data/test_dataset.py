@@ -213,6 +213,10 @@ def test_what_float32_cannot_hold_is_refused_unless_only_its_changes_count(offse
     episodes = _far(offset, 1)
     with pytest.raises(DatasetError, match=r"observations\[:, 1\] reaches .* changes by 0.05 a step"):
         TrajectoryDataset.from_episodes(episodes)
+    interrupted = _far(offset, 1)
+    interrupted[0][0][50:, 1] += 1e4  # a pause of the recording must not hide it
+    with pytest.raises(DatasetError, match=r"observations\[:, 1\] reaches"):
+        TrajectoryDataset.from_episodes(interrupted)
     relative = Layout(2, (0,), (0, 1), relative=(1,))
     dataset = TrajectoryDataset.from_episodes(episodes, relative)
     for (states, _), start in zip(episodes, dataset.starts, strict=True):
