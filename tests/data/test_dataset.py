@@ -10,6 +10,7 @@ from gymnasium import spaces
 from gymnasium.envs.registration import EnvSpec
 from minari.data_collector import EpisodeBuffer
 
+import didi_gym.data.minari
 from didi_gym.core.layout import Layout
 from didi_gym.data import read_labels
 from didi_gym.data.dataset import DatasetError, TrajectoryDataset
@@ -335,6 +336,16 @@ class TestMinari:
                 np.testing.assert_array_equal(quick[3], episode.truncations)
                 for key in keys:
                     np.testing.assert_array_equal(quick[1][key], episode.observations[key])
+
+    def test_loading_that_takes_long_says_how_far_it_is(self, monkeypatch, capsys):
+        stored = _store("test/box-v0", BOX, ACTION)
+        TrajectoryDataset.from_minari(stored)
+        assert capsys.readouterr().err == ""
+        monkeypatch.setattr(didi_gym.data.minari, "_PATIENCE", 0.0)
+        TrajectoryDataset.from_minari(stored, progress=False)
+        assert capsys.readouterr().err == ""
+        TrajectoryDataset.from_minari(stored)
+        assert "loading episodes: 3/3" in capsys.readouterr().err
 
     def test_metadata_that_announces_too_few_steps_is_named(self):
         stored = _store("test/box-v0", BOX, ACTION)
