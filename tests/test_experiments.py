@@ -36,7 +36,7 @@ CONTINUOUS = [name for name in METHODS if name not in ("imitation-only", "behavi
 
 def body_dataset() -> TrajectoryDataset:
     return TrajectoryDataset.from_episodes(
-        [(body_states(41, i), body_states(40, i)[:, :3]) for i in range(6)],
+        [(body_states(41, i), body_states(40, i)[:, :3].clip(-1, 1)) for i in range(6)],
         BODY,
         action_low=[-1, -1, -1],
         action_high=[1, 1, 1],

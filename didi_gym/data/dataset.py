@@ -38,7 +38,8 @@ class TrajectoryDataset:
     """Episodes packed end to end. A window is `horizon` consecutive steps of one episode, named by its first step."""
 
     observations: np.ndarray
-    """States, float32 `(steps, state_dim)`, environment units."""
+    """States, float32 `(steps, state_dim)`, environment units. Relative columns that float32 could not hold otherwise
+    count from the first step of their episode."""
     actions: np.ndarray
     """float32 `(steps, action_dim)`, environment units; one-hot where the environment's actions are discrete."""
     starts: np.ndarray

@@ -15,7 +15,7 @@ from didi_gym.core.observations import is_bound
 
 _LARGEST = 1e15  # no sensor gives such numbers, and float32 overflows where a few of them are squared and summed
 _COARSE = 16.0  # from here on float32 rounds by more than 1e-6, the change below which a column counts as constant
-_LOST = 0.1  # root mean square share of the steps' changes that rounding to float32 may take or add
+_LOST = 0.1  # share of how a column changes from step to step that rounding to float32 may take or add
 _OUTSIDE = 0.1  # share of the actions' numbers that may lie outside the action space
 _ROUNDING = 1e-5  # how far outside counts as rounding
 _TAIL = 0.01  # share of the actions at either end that may be outliers
@@ -93,8 +93,8 @@ class Packer:
         self.used = end
 
     def _exact(self, observations: np.ndarray) -> np.ndarray:
-        """The same observations, with an offset taken off where float32 would lose how a relative column changes; of
-        the other columns it is counted how much is lost."""
+        """The observations of one episode as float32 can hold them: where it would lose how a relative column changes,
+        the column's first value is subtracted. How much is lost of other columns is added up."""
         if len(observations) < 2 or np.can_cast(observations.dtype, np.float32):
             return observations
         large = np.flatnonzero(np.maximum(observations.max(0), -observations.min(0).astype(np.float64)) >= _COARSE)
@@ -102,9 +102,10 @@ class Packer:
             return observations
         exact = observations[:, large].astype(np.float64)
         change = np.diff(exact, axis=0)
-        errors = np.square(np.diff(exact.astype(np.float32).astype(np.float64), axis=0) - change).sum(0)
-        changes = np.square(change).sum(0)
-        shifted = (errors > _LOST**2 * changes) & np.isin(large, self.relative)
+        errors = np.abs(np.diff(exact.astype(np.float32).astype(np.float64), axis=0) - change).sum(0)
+        usual = np.quantile(np.abs(change), 0.99, axis=0, method="lower")  # a pause in a clock must not hide the loss
+        changes = np.minimum(np.abs(change), 10 * usual).sum(0)
+        shifted = (errors > _LOST * changes) & np.isin(large, self.relative)
         self._changes[large] += changes
         self._errors[large] += np.where(shifted, 0, errors)
         if shifted.any():
@@ -141,14 +142,14 @@ class Packer:
 
     def _require_precision(self, observations: np.ndarray) -> None:
         """Raise DatasetError where float32 cannot hold how a column changes from step to step."""
-        lost = np.flatnonzero(self._errors > _LOST**2 * self._changes)
+        lost = np.flatnonzero(self._errors > _LOST * self._changes)
         if not len(lost):
             return
         column, steps = lost[0], max(self.used - len(self.starts), 1)
         size = float(np.abs(observations[:, column]).max())
         raise DatasetError(
-            f"observations[:, {column}] reaches {size:.6g} and changes by {np.sqrt(self._changes[column] / steps):.3g} "
-            f"a step (root mean square), but 32-bit numbers of that size are {np.spacing(np.float32(size)):.3g} apart; "
+            f"observations[:, {column}] reaches {size:.6g} and changes by {self._changes[column] / steps:.3g} "
+            f"a step on average, but 32-bit numbers of that size are {np.spacing(np.float32(size)):.3g} apart; "
             "subtract an offset in the environment (gymnasium.wrappers.TransformObservation) and record again, leave "
             "the column out (indices, --indices), or name it in layout.relative, where only its changes count"
         )

@@ -10,6 +10,7 @@ from gymnasium import spaces
 from gymnasium.envs.registration import EnvSpec
 from minari.data_collector import EpisodeBuffer
 
+import didi_gym.data.minari
 from didi_gym.core.layout import Layout
 from didi_gym.data import read_labels
 from didi_gym.data.dataset import DatasetError, TrajectoryDataset
@@ -213,6 +214,10 @@ def test_what_float32_cannot_hold_is_refused_unless_only_its_changes_count(offse
     episodes = _far(offset, 1)
     with pytest.raises(DatasetError, match=r"observations\[:, 1\] reaches .* changes by 0.05 a step"):
         TrajectoryDataset.from_episodes(episodes)
+    interrupted = _far(offset, 1)
+    interrupted[0][0][50:, 1] += 1e4  # a pause of the recording must not hide it
+    with pytest.raises(DatasetError, match=r"observations\[:, 1\] reaches"):
+        TrajectoryDataset.from_episodes(interrupted)
     relative = Layout(2, (0,), (0, 1), relative=(1,))
     dataset = TrajectoryDataset.from_episodes(episodes, relative)
     for (states, _), start in zip(episodes, dataset.starts, strict=True):
@@ -331,6 +336,16 @@ class TestMinari:
                 np.testing.assert_array_equal(quick[3], episode.truncations)
                 for key in keys:
                     np.testing.assert_array_equal(quick[1][key], episode.observations[key])
+
+    def test_loading_that_takes_long_says_how_far_it_is(self, monkeypatch, capsys):
+        stored = _store("test/box-v0", BOX, ACTION)
+        TrajectoryDataset.from_minari(stored)
+        assert capsys.readouterr().err == ""
+        monkeypatch.setattr(didi_gym.data.minari, "_PATIENCE", 0.0)
+        TrajectoryDataset.from_minari(stored, progress=False)
+        assert capsys.readouterr().err == ""
+        TrajectoryDataset.from_minari(stored)
+        assert "loading episodes: 3/3" in capsys.readouterr().err
 
     def test_metadata_that_announces_too_few_steps_is_named(self):
         stored = _store("test/box-v0", BOX, ACTION)
