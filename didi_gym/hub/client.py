@@ -18,10 +18,9 @@ from didi_gym.version import __version__
 
 LIBRARY: dict[str, Any] = {"library_name": "didi_gym", "library_version": __version__}
 _PATIENCE = 4.0  # seconds that the Hub has to answer the first question, where HF_HUB_ETAG_TIMEOUT does not say
-_DOWNLOAD_PATIENCE = (
-    30.0  # seconds that a download may take beside its bytes; thrice HF_HUB_DOWNLOAD_TIMEOUT, where set
-)
-_SLOWEST = 20_000  # bytes per second that a download must have on average
+# A download may take so many seconds (thrice HF_HUB_DOWNLOAD_TIMEOUT, where that is set), and for its bytes the time
+# that they take at so many bytes per second.
+_DOWNLOAD_PATIENCE, _SLOWEST = 30.0, 20_000
 _SECRETS = re.compile(r"(?<=Bearer )\S+|\bhf_[A-Za-z0-9]{20,}|(?<=://)[^/@\s]+(?=@)")
 # of errors and their bases, by name, since versions of the client differ in their HTTP library
 _OUTAGES = ("TransportError", "ConnectionError", "TimeoutError", "Timeout")
@@ -134,7 +133,6 @@ def download_files(
         return Watched
 
     can_watch = "tqdm_class" in inspect.signature(hf_hub_download).parameters  # versions of the client differ
-
     settings: dict[str, Any] = {"token": token, "cache_dir": cache_dir, "force_download": force_download, **LIBRARY}
 
     def fetch() -> Path:

@@ -264,9 +264,11 @@ def _check_files(folder: Path, repo_id: str, files: tuple[str, ...], cache_dir: 
         if not any(root in path.resolve().parents for root in inside):
             raise SkillPolicyHubError(f"{path} leads out of the cache, to {path.resolve()}: delete {repo_folder}")
         names = {path.readlink().name} if path.is_symlink() else _copied(repo_folder, cache_dir)
-        if names is None or (path.is_symlink() and not all(len(name) in (40, 64) for name in names)):
+        lengths = set() if names is None else {len(name) for name in names}
+        if names is None or (path.is_symlink() and not lengths <= {40, 64}):
             continue  # its hash is not known
-        hashes = {_digest(path, hashlib.sha256()), _digest(path, hashlib.sha1(b"blob %d\0" % path.stat().st_size))}
+        git = hashlib.sha1(b"blob %d\0" % path.stat().st_size, usedforsecurity=False)
+        hashes = {_digest(path, digest) for digest in (hashlib.sha256(), git) if 2 * digest.digest_size in lengths}
         if not hashes & names:
             raise SkillPolicyHubError(
                 f"{path.name} of {repo_id} is corrupt in the cache ({path}): load it once with force_download=True"
