@@ -42,6 +42,7 @@ class SkillActionVectorWrapper(VectorWrapper):
             environment (in `make_vec`) or end is an error, or is killed; None waits for ever.
 
     Attributes:
+        autoreset_mode: the vector environment's, as in `metadata`.
         low_level_steps: low-level steps taken by all sub-environments since construction.
 
     Raises:
@@ -101,7 +102,7 @@ class SkillActionVectorWrapper(VectorWrapper):
         self.single_action_space = self._controller.action_space
         self.action_space = batch_space(self._controller.action_space, env.num_envs)
         self.low_level_steps = 0
-        self._mode = mode
+        self.autoreset_mode = mode
         self._inputs = np.zeros((env.num_envs, self._controller.num_inputs), np.float32)
         self._kept: Any = None
         self._ended = np.zeros(env.num_envs, dtype=bool)
@@ -142,7 +143,7 @@ class SkillActionVectorWrapper(VectorWrapper):
         """
         if self._kept is None:
             raise gym.error.ResetNeeded("call reset() before the first step()")
-        if self._mode == AutoresetMode.DISABLED and self._ended.any():
+        if self.autoreset_mode == AutoresetMode.DISABLED and self._ended.any():
             raise gym.error.ResetNeeded(
                 f"the episodes of sub-environments {np.flatnonzero(self._ended).tolist()} have ended and autoreset is "
                 'disabled: call reset(options={"reset_mask": terminations | truncations}) first'
@@ -163,7 +164,7 @@ class SkillActionVectorWrapper(VectorWrapper):
         self._ended = terminations | truncations
         self.low_level_steps += int(_skill_lengths(infos).sum())
         # Nothing is planned from an episode's end, which SAME_STEP alone does not show.
-        same_step = self._mode == AutoresetMode.SAME_STEP
+        same_step = self.autoreset_mode == AutoresetMode.SAME_STEP
         self._look(observations, np.arange(self.num_envs) if same_step else np.flatnonzero(~self._ended))
         return observations, rewards, terminations, truncations, infos
 
@@ -177,7 +178,7 @@ class SkillActionVectorWrapper(VectorWrapper):
     @property
     def _idle(self) -> np.ndarray:
         """Sub-environments that the next step only resets, bool `(num_envs,)`."""
-        return self._ended if self._mode == AutoresetMode.NEXT_STEP else np.zeros(self.num_envs, dtype=bool)
+        return self._ended if self.autoreset_mode == AutoresetMode.NEXT_STEP else np.zeros(self.num_envs, dtype=bool)
 
     def _look(self, observations: Any, rows: np.ndarray) -> None:
         """Take from observations what the next step needs: the caller may write into the arrays it gets."""

@@ -335,6 +335,16 @@ def test_an_environment_that_is_many_is_sent_to_make_vec():
         SkillActionWrapper(OfBothKinds(), ScriptedPolicy())
 
 
+def test_lengths_and_autoreset_are_of_the_kinds_that_other_libraries_read():
+    env = SkillActionWrapper(ToyEnv(30, 30), ScriptedPolicy())
+    env.reset(seed=0)
+    info = env.step(np.ones(2))[4]
+    assert isinstance(info["skill_length"], np.integer) and isinstance(info["skill_return"], np.floating)
+    for mode in ("next_step", "same_step", "disabled"):
+        envs = didi_gym.make_vec(ToyEnv, ScriptedPolicy(), 2, autoreset_mode=mode)
+        assert envs.autoreset_mode == envs.metadata["autoreset_mode"] == envs.unwrapped.autoreset_mode
+
+
 # -- goals -----------------------------------------------------------------------------------------------------------
 class OneGoal(ToyGoalEnv):
     """Its compute_reward takes one goal only."""
