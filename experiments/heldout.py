@@ -16,7 +16,7 @@ and measured on rollouts of skills that are held from resets:
 - `swimmer`: sinusoids that swim straight and in curves, forwards and backwards; continuous skills. `spread_ratio`: real
   spread of the skills over the planned one. `swimmer-heading` is the same with a heading by the body's angle.
 - `lander`: five controllers on LunarLander (needs box2d); continuous skills. `falls`: share of held skills that end
-  their episode within 200 steps, beside that of the data's first 200 steps.
+  their episode within 200 steps without standing on both legs, beside that of the data's first 200 steps.
 
 A row is written when it is measured, and a row that is there is not measured again. A run that was stopped continues.
 `--share .5` halves all gradient steps; it is recorded in the row.
@@ -286,10 +286,15 @@ def measure_swimmer(policy: SkillPolicy, dataset: TrajectoryDataset, agents: Pat
 
 def measure_lander(policy: SkillPolicy, dataset: TrajectoryDataset, agents: Path | None) -> dict[str, Any]:
     held = [r for one in rollouts(policy, 8, LAND) for r in one]
+    ends = zip(dataset.lengths, dataset.starts + dataset.lengths - 1, strict=True)
+
+    def fell(state: np.ndarray) -> bool:  # one step before the end
+        return state[6:8].min() < 0.5  # type: ignore[no-any-return]
+
     report, _ = evaluate_skills(policy, dataset=dataset, starts=16, held_episodes=1, hold=1, progress=False)
     return {
-        "falls": np.mean([r.terminated for r in held]),
-        "falls_of_data": (dataset.lengths < LAND).mean(),
+        "falls": np.mean([r.terminated and fell(r.states[-2]) for r in held]),
+        "falls_of_data": np.mean([length < LAND and fell(dataset.observations[last]) for length, last in ends]),
         "spread_ratio": report.spread_ratio,
     }
 
