@@ -32,7 +32,7 @@ from didi_gym.version import __version__
 from didi_gym.wrappers import ids
 
 if TYPE_CHECKING:
-    from didi_gym.core.layout import Layout
+    from didi_gym.core.layout import Layout, LayoutChoice
     from didi_gym.core.skill_space import SkillSpace
     from didi_gym.data.dataset import TrajectoryDataset
     from didi_gym.evaluation.report import SkillReport, evaluate_skills
@@ -62,6 +62,7 @@ _HOMES = {
     "DiffusionPrior": "models.prior",
     "DynamicsConfig": "training.config",
     "Layout": "core.layout",
+    "LayoutChoice": "core.layout",
     "PriorConfig": "training.config",
     "Run": "training.run",
     "SkillActionVectorWrapper": "wrappers.vector",
@@ -89,6 +90,7 @@ __all__ = [
     "DiffusionPrior",
     "DynamicsConfig",
     "Layout",
+    "LayoutChoice",
     "PriorConfig",
     "Run",
     "SkillActionVectorWrapper",
