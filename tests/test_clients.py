@@ -1,4 +1,4 @@
-"""A registered id in other libraries: each learns on it with PPO, or a loop like its own. Those not installed are skipped.
+"""A registered id in other libraries, each of which learns on it with PPO; those not installed are skipped.
 
 Installed by `pip install -e '.[clients]'`.
 """

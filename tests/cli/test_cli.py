@@ -230,7 +230,7 @@ def test_evaluate_prints_a_table_to_read(trained, tmp_path, capfd):
     said = capfd.readouterr().out
     assert re.search(r"information in one horizon, of 2 bits +[\d.]+ bits \(95 %: .*close to the ceiling", said)
     assert re.search(r"executed / planned spread .* between 0.8 and 1.2", said)
-    assert re.search(r"falls +\d+ % +0 %", said) and "held for 8 steps (0.32 s of simulated time)" in said
+    assert re.search(r"falls +[\d.]+ % +0 %", said) and "held for 8 steps (0.32 s of simulated time)" in said
 
 
 def test_wrappers_can_be_named_by_a_file_and_an_environment_is_named_once(trained, tmp_path, monkeypatch):

@@ -85,7 +85,7 @@ def test_a_spec_stands_before_the_config_and_the_config_before_the_data_set(reco
     assert make_data_env(without).observation_space.high[2] == 8
     assert make_data_env(without, spec=stored).observation_space.high[2] == 1
 
-    without.config = SimpleNamespace(**vars(without.config), env_spec=stored.to_json())
+    without.config = SimpleNamespace(**vars(without.config) | {"env_spec": stored.to_json()})
     assert make_data_env(without).observation_space.high[2] == 1
     assert make_data_env(without, spec=gym.spec("Pendulum-v1")).observation_space.high[2] == 8
 
@@ -163,7 +163,7 @@ def test_a_config_imports_no_module_without_trust(evil):
 )
 def test_a_spec_in_a_config_imports_no_module_without_trust(evil, spec):
     policy = policy_of()
-    policy.config = SimpleNamespace(**vars(policy.config), env_spec=spec)
+    policy.config = SimpleNamespace(**vars(policy.config) | {"env_spec": spec})
     if spec.get("additional_wrappers") or spec["id"] == "Elsewhere-v0":
         with pytest.raises((ValueError, gym.error.Error), match=r"evilmodule.*--trust"):
             make_data_env(policy)
