@@ -120,7 +120,7 @@ def _read_any(dataset: Any) -> Iterator[tuple[int, Any, np.ndarray, np.ndarray]]
 
 
 def _read_hdf5(dataset: Any, keys: tuple[str, ...]) -> Iterator[tuple[int, Any, np.ndarray, np.ndarray]] | None:
-    """As `_read_any`, without what is not needed (rewards, infos) and ten times as fast; None for other formats."""
+    """As `_read_any`, without what is not needed (rewards, infos) and five times as fast; None for other formats."""
     path = Path(dataset.storage.data_path) / "main_data.hdf5"
     if dataset.storage.FORMAT != "hdf5" or not path.is_file():
         return None
