@@ -1,4 +1,4 @@
-"""Pretrained skills for reinforcement learning: turn any Gymnasium environment into a skill-action environment.
+"""Pretrained skills for reinforcement learning: skills as the actions of a Gymnasium environment.
 
     import gymnasium as gym, gymnasium_robotics
     from didi_gym import SkillActionWrapper
@@ -33,6 +33,7 @@ from didi_gym.wrappers import ids
 
 if TYPE_CHECKING:
     from didi_gym.core.layout import Layout as Layout
+    from didi_gym.core.layout import LayoutChoice as LayoutChoice
     from didi_gym.core.skill_space import SkillSpace as SkillSpace
     from didi_gym.data.dataset import TrajectoryDataset as TrajectoryDataset
     from didi_gym.evaluation.report import SkillReport as SkillReport
@@ -63,6 +64,7 @@ _HOMES = {
     "DiffusionPrior": "models.prior",
     "DynamicsConfig": "training.config",
     "Layout": "core.layout",
+    "LayoutChoice": "core.layout",
     "PriorConfig": "training.config",
     "Run": "training.run",
     "SkillActionVectorWrapper": "wrappers.vector",

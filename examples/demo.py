@@ -213,8 +213,10 @@ def draw_pictures(demo: Demo, results: dict[str, dict[str, Any]]) -> None:
     for name, key in (("SAC over skills", "skills"), ("flat SAC + HER", "flat")):
         steps, success = np.array(results[key]["curve"], float).reshape(-1, 2).T
         rate = [success[max(0, i - 39) : i + 1].mean() for i in range(len(success))]
-        curves[name] = (steps[9:], np.array(rate[9:]))  # the first to end are the lucky ones: no rate from so few
-    plot_learning_curves(curves, demo.output / "learning_curves.png", title=demo.env_id)
+        if len(rate) > 9:  # the first to end are the lucky ones: no rate from so few
+            curves[name] = (steps[9:], np.array(rate[9:]))
+    if curves:
+        plot_learning_curves(curves, demo.output / "learning_curves.png", title=demo.env_id)
     if demo.video:
         film_agent(demo)
 

@@ -7,8 +7,8 @@ trajectories tau that differ from each other and still look like the data. Read 
     tau_t         tau with noise of level t                   pi(a_0 ... a_{H-1} | s_0, z)        contextual policy
     x0hat(tau_t)  what the prior takes tau for, seeing tau_t  q(z | tau)                          discriminator
 
-One thing differs from the paper, whose policy emits states beside actions: trained so for minutes, skills differ in
-states to which their actions do not lead. Here states follow from actions through a small learned dynamics model.
+Unlike the paper's U-Net, which emits states beside actions, the policy is an MLP that emits actions, and a learned
+dynamics model tells the states. Unlike `train_skills` of the package, the guidance weight is fixed (no dual ascent).
 """
 
 from dataclasses import dataclass
@@ -152,7 +152,7 @@ class Skills(nn.Module):
         return self.q(self.moved(tau) / self.unit + self.args.feature_noise * torch.randn(len(tau), 8))  # (batch, Z)
 
     def loss(self, data: Tensor) -> Tensor:
-        """(5) The joint objective (DIDI, section 4), numbered as in `train_skills` of the package.
+        """(5) The joint objective (DIDI, section 4), steps 1 to 4 as in `train_skills` of the package.
 
         diversity_weight * E[-log q(z | tau)]  +  guidance_weight * E ||tau - sg[x0hat(tau_t)]||^2
         """
@@ -200,7 +200,7 @@ def hold(env: gym.Env, skills: Skills, s_0: Tensor, z: Tensor, unit: np.ndarray,
 
 
 def evaluate(env: gym.Env, skills: Skills, starts: Tensor, unit: np.ndarray) -> dict[str, float]:
-    """(6) Hold 16 skills from each start: how far apart do they go, really and as planned, and does that tell z?"""
+    """(6) Hold 16 skills from each start: how far apart do they go, really and as planned (ratio 1), and is z told?"""
     n, args, k = len(starts), skills.args, torch.arange(16)
     z = torch.view_as_real(torch.polar(((k + 0.5) / 16).sqrt(), 2.4 * k))  # (16, Z), evenly: 2.4 is the golden angle
     s_0, every_z = starts.repeat_interleave(16, dim=0), z.repeat(n, 1)  # (n * 16, S), (n * 16, Z)

@@ -34,8 +34,8 @@ from methods.recorded import the_behaviours
 from torch.nn import functional as F
 
 from didi_gym import SkillPolicy, TrajectoryDataset
-from didi_gym.assignment import describe_windows
 from didi_gym.data import read_labels
+from didi_gym.data.windows import describe_windows
 from didi_gym.evaluation.report import fidelity
 from didi_gym.evaluation.rollouts import Rollout, SkillSimulator, Start, make_data_env
 

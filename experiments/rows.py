@@ -26,13 +26,16 @@ def number(row: Row, column: str) -> float:
 
 
 def combined_score(row: Row) -> float:
-    """Geometric mean of three shares: information of its ceiling, real of planned spread (at most 1), fidelity.
+    """Geometric mean of three shares: information of its ceiling, agreement of real and planned spread, fidelity.
 
-    One share near zero makes the score near zero: skills must differ, be executed as planned, and be like the data. A
-    method without plans (no planned spread) is scored on the other two.
+    Spreads agree by the smaller of them over the larger: skills that lead further apart than was planned are no more
+    under control than skills that stay behind. One share near zero makes the score near zero: skills must differ, be
+    executed as planned, and be like the data. A method without plans (no planned spread) is scored on the other two.
     """
     bits = max(number(row, "mutual_information_bits"), 0) / number(row, "mutual_information_ceiling")
-    shares = [bits, min(number(row, "spread_ratio"), 1), number(row, "fidelity")]
+    ratio = number(row, "spread_ratio")
+    agreement = min(ratio, 1 / ratio) if ratio > 0 else ratio
+    shares = [bits, agreement, number(row, "fidelity")]
     known = [share for share in shares if not math.isnan(share)]
     return math.prod(known) ** (1 / len(known))
 

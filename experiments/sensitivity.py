@@ -122,7 +122,7 @@ def main(args: Sensitivity) -> None:
                 rows.append({k: round(v, 4) if isinstance(v, float) else v for k, v in row.items()})
                 args.csv.parent.mkdir(parents=True, exist_ok=True)
                 with args.csv.open("w", newline="") as file:
-                    writer = csv.DictWriter(file, rows[0])
+                    writer = csv.DictWriter(file, rows[-1])
                     writer.writeheader()
                     writer.writerows(rows)
                 print(study, value, {k: rows[-1][k] for k in ("mutual_information_bits", "fidelity", "spread_ratio")})

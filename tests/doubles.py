@@ -137,6 +137,9 @@ class ScriptedPolicy:
         self.name_or_path, self.revision = name_or_path, revision
         self.plans = 0
 
+    def state_dict(self) -> dict[str, Any]:
+        return {}
+
     def plan_actions(self, inputs: np.ndarray, skills: np.ndarray, steps: int | None = None) -> np.ndarray:
         steps = self.config.horizon if steps is None else steps
         assert inputs.dtype == np.float32 and inputs.shape == (len(skills), 2) and 1 <= steps <= self.config.horizon

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 from didi_gym.core.layout import Heading, Layout, ObservationSource
+from didi_gym.core.observations import choose_numbers
 from didi_gym.core.skill_space import SkillSpace
 from didi_gym.data.dataset import TrajectoryDataset
 from didi_gym.models.config import PolicyConfig, UNetConfig
@@ -24,6 +25,21 @@ BODY = Layout(  # x y | quaternion | vx vy: a body on a plane
     sources=(ObservationSource(8, (2, 3, 4, 5, 6, 7)), ObservationSource(6, (0, 1, 2, 3, 4, 5))),
     state_source=ObservationSource(8, tuple(range(8))),
 )
+
+DISC = Layout(  # x y | cos yaw | vx vy | sin yaw, recorded as x, y, yaw, vx, vy: a body that cannot leave the plane
+    state_dim=6,
+    policy_inputs=(2, 3, 4, 5),
+    features=(0, 1),
+    relative=(0, 1),
+    heading=Heading(vectors=((0, 1), (3, 4)), angle=(2, 5)),
+    sources=(ObservationSource(5, (2, 3, 4), angles=(0,)),),
+    state_source=ObservationSource(5, (0, 1, 2, 3, 4), angles=(2,)),
+)
+
+
+def disc_states(n: int, seed: int = 0) -> np.ndarray:
+    """Random states `(n, 6)` of the disc."""
+    return choose_numbers(np.random.default_rng(seed).normal(0, 3, (n, 5)), DISC.state_source)
 
 
 def body_states(n: int, seed: int = 0) -> np.ndarray:

@@ -234,6 +234,11 @@ class HubServer:
         with self._lock:
             self._rules.append([re.compile(pattern), fields, times])
 
+    def reset_rules(self) -> None:
+        """Answer as usual again."""
+        with self._lock:
+            self._rules.clear()
+
     @contextmanager
     def outage(self, kind: Literal["refused", "silent"] = "refused") -> Iterator[None]:
         """Nobody listens at the port, or somebody who never answers."""
@@ -366,7 +371,10 @@ class HubServer:
                 "tags": [],
                 "downloads": 0,
                 "likes": 0,
-                "siblings": [{"rfilename": path} for path in sorted(repo.commits[sha].files)],
+                "siblings": [
+                    {"rfilename": path, **({"size": len(content)} if "blobs" in request.query else {})}
+                    for path, content in sorted(repo.commits[sha].files.items())
+                ],
             }
         )
 

@@ -29,6 +29,7 @@ from didi_gym.hub.download import SkillPolicyHubError
 from didi_gym.models.dynamics import DynamicsEnsemble
 from didi_gym.models.folder import CONFIG_FILE, TRAINING_FILE, WEIGHTS_FILE
 from didi_gym.models.policy import SkillPolicy
+from didi_gym.models.weights import write_tensors
 from tests.examples import BODY, body_states, random_policy
 
 HUGE = [10**9, 2**31, 2**32, 2**53, 2**63 - 1, 2**63, 2**64, 10**30, 10**400]
@@ -673,17 +674,22 @@ def main(root: Path, count: int, seed: int) -> dict[str, Any]:
     sizes = {"members": 2, "width": 8}
     dynamics = DynamicsEnsemble(BODY, 3, **sizes)
     original.save_pretrained(outside)
-    info = {"info": json.dumps({"parts": ["dynamics"], "config": {"dynamics": sizes}})}
+    info = {"parts": ["dynamics"], "config": {"dynamics": sizes}}
     tensors = {f"dynamics.{name}": tensor for name, tensor in dynamics.state_dict().items()}
-    (outside / TRAINING_FILE).write_bytes(save(tensors, info))
+    write_tensors(outside / TRAINING_FILE, tensors, info)
     whole = {path.name: path.read_bytes() for path in sorted(outside.iterdir())}
+    unhashed = {
+        CONFIG_FILE: json.dumps({**json.loads(whole[CONFIG_FILE]), "weights_sha256": None}, indent=2).encode() + b"\n",
+        TRAINING_FILE: save(tensors, {"info": json.dumps(info)}),
+    }
     plan = SkillPolicy.from_pretrained(outside, device="cpu").plan_actions(*asked())
     before, began = peak_memory(), time.monotonic()
     audit, results = Audit(), []
     for index in range(count):
         rng = random.Random(f"{seed} {index}")
         kind = KINDS[index % len(KINDS)]
-        files = dict(whole)
+        hashed = index // len(KINDS) % 2 == 0  # the other half is as folders were before hashes were written
+        files = {**whole, **({} if hashed else unhashed)}
         if rng.random() < 0.5 and kind is not odd_training_settings:
             files.pop(TRAINING_FILE)
         shutil.rmtree(scratch, ignore_errors=True)
@@ -693,7 +699,7 @@ def main(root: Path, count: int, seed: int) -> dict[str, Any]:
         for name, content in mutant.files.items():
             (mutant.folder / name).write_bytes(content)
         outcome, words = load_mutant(audit, mutant.folder, scratch, original, plan)
-        results.append({"index": index, "kind": kind.__name__, "outcome": outcome, "words": words})
+        results.append({"index": index, "kind": kind.__name__, "hashed": hashed, "outcome": outcome, "words": words})
     untouched = {path.name: path.read_bytes() for path in sorted(outside.iterdir())} == whole
     return {
         "results": results,

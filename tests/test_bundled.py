@@ -9,7 +9,7 @@ import pytest
 from gymnasium.utils.env_checker import check_env
 
 import didi_gym
-from didi_gym import SkillPolicy, hub
+from didi_gym import SkillActionWrapper, SkillPolicy, hub
 from didi_gym.evaluation.rollouts import hold_skills
 
 gymnasium_robotics = pytest.importorskip("gymnasium_robotics", reason="the mazes need didi-gym[envs]")
@@ -88,5 +88,7 @@ def test_the_programs_on_our_pages_run(page):
         assert shortened != program or ".learn(" not in program
         names: dict = {}
         exec(shortened, names)
-        assert names["env"].low_level_steps > 0
+        assert isinstance(names["env"], SkillActionWrapper)
+        names["env"].reset(seed=0)
+        assert names["env"].step(names["env"].action_space.sample())[4]["skill_length"] > 0
         names["env"].close()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,11 +13,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 import gymnasium as gym
 import tyro
 
+from didi_gym.core.files import in_short
 from didi_gym.data.dataset import DatasetError
 
 if TYPE_CHECKING:
     import numpy as np
 
+    from didi_gym.evaluation.report import SkillReport
+    from didi_gym.models.card_text import Headline
     from didi_gym.models.policy import SkillPolicy
 
 
@@ -29,15 +33,21 @@ class Evaluate:
     output: Path | None = None
     """Folder to write to; default: the policy's own folder, or ./NAME-evaluation for others."""
     env: str | None = None
-    """Environment to roll out in; default: the one its data set was recorded in."""
+    """Environment to roll out in, as Name-v0 or module:Name-v0; default: the one its data set was recorded in, with the
+    wrappers that it was recorded with."""
+    env_spec: Path | None = None
+    """File with the JSON of an environment's spec (env.spec.to_json()), whose wrappers are put around it."""
+    trust: bool = False
+    """Import modules and load policies that the policy's folder or its data set names, to make its environment."""
     dataset: str | None = None
     """Data set to measure fidelity against; default: the policy's own, where it is on this disk."""
     starts: int = 64
     """Start states."""
     skills: int = 16
     """Skills compared from each start."""
-    held_steps: int = 96
-    """Environment steps for which a skill is held in the picture and for distances and falls."""
+    held_steps: int | None = None
+    """Environment steps for which a skill is held in the picture and for distances and falls; default: 4.8 s of
+    simulated time where the environment says how long a step is, else 96."""
     replan_every: int | None = None
     """Environment steps executed of each plan; default: the policy's."""
     contact_geoms: str | None = None
@@ -51,10 +61,8 @@ def evaluate(args: Evaluate) -> None:
     from didi_gym.data.dataset import TrajectoryDataset
     from didi_gym.evaluation.plots import plot_skill_map
     from didi_gym.evaluation.report import evaluate_skills
-    from didi_gym.evaluation.rollouts import data_env_id
     from didi_gym.evaluation.video import make_rendered_env
     from didi_gym.models.policy import SkillPolicy
-    from didi_gym.wrappers.make import make_low_level
 
     policy = SkillPolicy.from_pretrained(args.policy, device="cpu")
     here = Path(args.policy).expanduser()
@@ -69,11 +77,12 @@ def evaluate(args: Evaluate) -> None:
         except DatasetError as error:
             if args.dataset is not None:
                 raise
-            print(f"Fidelity, Vendi score and coverage are left out: {error}", file=sys.stderr)
-    env_id, env_kwargs = data_env_id(policy) if args.env is None else (args.env, {})
+            print(f"Fidelity, Vendi score and coverage are left out: {in_short(error)}", file=sys.stderr)
+    env = _environment(args, policy)
+    spec = env.spec  # before its time limit is taken off
     report, held = evaluate_skills(
         policy,
-        make_low_level(env_id, **env_kwargs),
+        env,
         dataset,
         starts=args.starts,
         skills=args.skills,
@@ -83,19 +92,80 @@ def evaluate(args: Evaluate) -> None:
         seed=args.seed,
     )
     report.save(output / "results.json")
-    for metric, value in asdict(report).items():
-        print(f"{metric:28} {value:.3f}" if isinstance(value, float) else f"{metric:28} {value}")
+    print_report(report, policy.skill_space.is_discrete)
+    held_for = f"{report.held_steps} steps" + (f" ({held_s:g} s)" if (held_s := report.held_seconds) > 0 else "")
     if (picture := _picture(policy, held.paths)) is not None:
         paths, how = picture
-        title = f"{output.resolve().name}: skills held for {args.held_steps} steps in the simulator"
+        title = f"{output.resolve().name}: skills held for {held_for} in the simulator"
         with _where_possible("skill_map.png"):
             plot_skill_map(paths, held.skills, policy.skill_space, output / "skill_map.png", title=title, **how)
     else:
         print("No skill_map.png: it needs two features, the layout has one", file=sys.stderr)
-    if args.video:
+    if args.video and spec is not None:
         with _where_possible("replay.mp4"):
-            _film(policy, make_rendered_env(env_id, **env_kwargs), output / "replay.mp4", args.held_steps)
+            _film(policy, make_rendered_env(spec), output / "replay.mp4", report.held_steps)
     print(f"Written to {output}")
+
+
+def _environment(args: Evaluate, policy: SkillPolicy) -> gym.Env:
+    from didi_gym.core.files import MEGABYTE, read_plain
+    from didi_gym.evaluation.rollouts import env_spec_from_json, make_data_env, make_named_env
+
+    if args.env is not None and args.env_spec is not None:
+        raise ValueError("--env and --env-spec both name the environment; leave one out")
+    if args.env is not None:
+        return make_named_env(args.env)
+    spec = None
+    if args.env_spec is not None:
+        spec = env_spec_from_json(read_plain(args.env_spec, MEGABYTE).decode(errors="replace"), str(args.env_spec))
+    return make_data_env(policy, spec=spec, trust=args.trust)
+
+
+def print_report(report: SkillReport, discrete: bool) -> None:
+    """Print the figures by which skills are judged, with what a good value is, then the other ones by their names."""
+    from didi_gym.cli.hub import _print_table
+    from didi_gym.models.card_text import Figure, figures
+
+    values = {name: value for name, value in asdict(report).items() if not math.isnan(value)}
+    shown = figures(values, discrete)
+    seen = {each.headline.key for each in shown}
+    shown += [
+        Figure(each, values[each.key], values.get(each.ceiling or ""), ())
+        for each in other_headlines()
+        if each.key in values and each.key not in seen
+    ]
+    intervals = {
+        "mutual_information_bits": (report.mutual_information_low, report.mutual_information_high),
+        "held_information_bits": (report.held_information_low, report.held_information_high),
+    }
+    rows = []
+    for each in shown:
+        low, high = intervals.get(each.headline.key, (math.nan, math.nan))
+        interval = "" if math.isnan(low) else f" (95 %: {low:.3g} to {high:.3g})"
+        rows.append((each.label, each.text + interval, each.headline.good, each.headline.key))
+    _print_table(("measured in the simulator", "value", "good is", "in results.json"), rows)
+    held = f"{report.held_steps} steps" + (
+        f" ({report.held_seconds:g} s of simulated time)" if report.held_seconds > 0 else ""
+    )
+    print(f"Falls, distances and directions: skills held for {held} from a reset.")
+
+
+def other_headlines() -> tuple[Headline, ...]:
+    """What is measured beside the figures of a card."""
+    from didi_gym.models.card_text import Headline
+
+    unit = "scales"  # of the policy's normaliser
+    return (
+        Headline("real_spread", "executed spread", "", "close to the planned spread", unit),
+        Headline("planned_spread", "planned spread", "", "not near 0: skills that differ", unit),
+        Headline("open_loop_spread", "spread without new plans", "", "close to the executed spread", unit),
+        Headline("plan_error", "error of plans", "", "small beside the planned spread", unit),
+        Headline("probe", "probe (R^2)", "", "close to 1; at 0 or below, rollouts do not show their skill"),
+        Headline("vendi", "Vendi score", "", "high, where rollouts are like the data", "", "vendi_ceiling"),
+        Headline("smoothness", "change between actions", "", "as small as in the data; 0 is constant, 4 the most"),
+        Headline("contact", "contact with the geoms asked for", "", "depends on the task", "%"),
+        Headline("held_cut", "held rollouts cut short by a limit", "", "0 %", "%"),
+    )
 
 
 def _picture(policy: SkillPolicy, paths: np.ndarray) -> tuple[np.ndarray, dict[str, Any]] | None:

@@ -12,6 +12,7 @@ from typing import Annotated, Any
 
 import tyro
 
+from didi_gym.core.files import printable
 from didi_gym.hub.download import known_models, list_pretrained
 
 
@@ -110,7 +111,7 @@ def _print_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
     Cells may quote files of strangers, so they are text and no markup, and nothing in them is a line break or something
     that a terminal obeys.
     """
-    cells = [[_printable(cell) for cell in row] for row in (header, *rows)]
+    cells = [[printable(cell) for cell in row] for row in (header, *rows)]
     if not sys.stdout.isatty():
         widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
         for row in cells:
@@ -127,11 +128,6 @@ def _print_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
     for row in cells[1:]:
         table.add_row(*map(Text, row))
     Console().print(table)
-
-
-def _printable(text: str) -> str:
-    """A text with escapes in place of all that is no visible letter: control codes, line breaks, marks of direction."""
-    return "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in text)
 
 
 def pull(args: Pull) -> None:

@@ -5,10 +5,12 @@ Our own are written atomically.
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import re
 import stat
+import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -23,7 +25,10 @@ _TOKEN = re.compile(r'"[^"\\]*(?:\\.[^"\\]*)*(?:"|\\?\Z)|([\[{])|[\]}]', re.DOTA
 
 
 class SafeFileError(ValueError):
-    """A file that cannot be used; the message names the file and says why."""
+    """A file that cannot be used; the message names the file and says why, and nothing in it acts on a terminal."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(printable(message))
 
 
 @contextmanager
@@ -101,6 +106,61 @@ def write_atomically(path: Path, content: bytes) -> None:
         raise
 
 
+def remove_leftovers(folder: Path, name: str = "*") -> None:
+    """Delete what `write_atomically` left where its process was killed; nobody else may be writing there.
+
+    Args:
+        name: Of the files it was to write, a pattern.
+    """
+    for file in folder.glob(f".{name}.*"):
+        if re.fullmatch(r"\..+\.[a-z0-9_]{8}", file.name) and not file.is_dir():  # what `mkstemp` adds
+            file.unlink(missing_ok=True)
+
+
+@contextmanager
+def locked(folder: Path, doing: str) -> Iterator[None]:
+    """Hold a lock on `folder` that other processes see. It ends with the process, however that ends.
+
+    Args:
+        doing: What the lock is for, for the message of those who meet it, e.g. "is training into".
+
+    Raises:
+        SafeFileError: another holds it; the message names that process.
+    """
+    path = folder / ".lock"
+    handle = os.open(path, os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0), 0o644)
+    try:
+        try:
+            _lock(handle)
+        except OSError as error:
+            if error.errno not in (errno.EAGAIN, errno.EACCES, errno.EDEADLK):  # a disk that knows no locks
+                yield
+                return
+            holder = os.read(handle, 20).decode("ascii", "replace").strip()
+            raise SafeFileError(
+                f"another process{f' (number {holder})' if holder else ''} {doing} {folder}: wait until it has ended, "
+                f"or choose another folder"
+            ) from error
+        os.ftruncate(handle, 0)
+        os.write(handle, str(os.getpid()).encode())
+        yield
+    finally:
+        os.close(handle)  # which gives the lock back
+
+
+def _lock(handle: int) -> None:
+    if sys.platform == "win32":
+        import msvcrt
+
+        os.lseek(handle, 100, os.SEEK_SET)  # a byte that is not read for the holder's number
+        msvcrt.locking(handle, msvcrt.LK_NBLCK, 1)
+        os.lseek(handle, 0, os.SEEK_SET)
+    else:
+        import fcntl
+
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
 def parse_json(content: bytes | str) -> Any:
     """Decode JSON strictly: UTF-8, no key twice, only finite numbers, at most `MAX_DEPTH` levels.
 
@@ -126,7 +186,11 @@ def in_short(error: Exception | str) -> str:
     """A message that may quote a file: cut in the middle where it is long, and nothing in it that a terminal obeys."""
     text = str(error)
     half = _LONGEST_MESSAGE // 2
-    text = text if len(text) <= _LONGEST_MESSAGE else f"{text[:half]} [...] {text[-half:]}"
+    return printable(text if len(text) <= _LONGEST_MESSAGE else f"{text[:half]} [...] {text[-half:]}")
+
+
+def printable(text: str) -> str:
+    """A text with escapes in place of all that is no visible letter: control codes, line breaks, marks of direction."""
     return "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in text)
 
 

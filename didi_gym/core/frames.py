@@ -16,7 +16,10 @@ from didi_gym.core.layout import Heading, Layout
 
 
 def yaw_of(states: Any, heading: Heading) -> Any:
-    """Yaw in radians, `(...)`, of states `(..., state_dim)` (z-y-x Euler angles of the quaternion)."""
+    """Yaw in radians, `(...)`, of states `(..., state_dim)` (of a quaternion, the first of its z-y-x Euler angles)."""
+    if heading.quaternion is None:
+        cos, sin = (states[..., i] for i in heading.orientation)
+        return _module(states).arctan2(sin, cos)
     w, x, y, z = (states[..., i] for i in heading.quaternion)
     return _module(states).arctan2(2 * (w * z + x * y), 1 - 2 * (y * y + z * z))
 
@@ -26,9 +29,11 @@ def turn(states: Any, angle: Any, heading: Heading) -> Any:
     xp = _module(states)
     turned = states.clone() if xp is not np else states.copy()
     cos, sin = xp.cos(angle), xp.sin(angle)
-    for i, j in heading.vectors:
+    for i, j in heading.turning:
         turned[..., i] = cos * states[..., i] - sin * states[..., j]
         turned[..., j] = sin * states[..., i] + cos * states[..., j]
+    if heading.quaternion is None:
+        return turned
     iw, ix, iy, iz = heading.quaternion  # Hamilton product of (cos a/2, 0, 0, sin a/2) and the quaternion
     half_cos, half_sin = xp.cos(angle / 2), xp.sin(angle / 2)
     turned[..., iw] = half_cos * states[..., iw] - half_sin * states[..., iz]
@@ -55,9 +60,11 @@ def localize(states: Any, layout: Layout) -> tuple[Any, Any]:
         local[..., relative] = states[..., relative] - states[..., :1, relative]
     if layout.heading is None:
         return local, None
-    quaternion = list(layout.heading.quaternion)
     yaw = yaw_of(states[..., 0, :], layout.heading)
     local = turn(local, -yaw[..., None], layout.heading)
+    if layout.heading.quaternion is None:
+        return local, yaw
+    quaternion = list(layout.heading.quaternion)
     sign = 1.0 - 2.0 * (local[..., :1, quaternion[:1]] < 0)
     local[..., quaternion] = local[..., quaternion] * sign
     return local, yaw
@@ -91,8 +98,9 @@ class HeadingFrame:
     def __init__(self, layout: Layout, turns_skill: bool) -> None:
         assert layout.heading is not None
         place = {index: position for position, index in enumerate(layout.policy_inputs)}
-        self._quaternion = [place[i] for i in layout.heading.quaternion]
-        self._pairs = [(place[i], place[j]) for i, j in layout.heading.vectors if i in place]
+        self._planar = layout.heading.quaternion is None
+        self._orientation = [place[i] for i in layout.heading.orientation]
+        self._pairs = [(place[i], place[j]) for i, j in layout.heading.turning if i in place]
         if turns_skill:
             self._pairs.append((len(place), len(place) + 1))
 
@@ -107,13 +115,19 @@ class HeadingFrame:
             The yaw taken out, in radians.
         """
         arctan2, cos, sin = functions
-        iw, ix, iy, iz = self._quaternion
-        w, x, y, z = columns[iw], columns[ix], columns[iy], columns[iz]
-        yaw = arctan2(2 * (w * z + x * y), 1 - 2 * (y * y + z * z))
+        if self._planar:
+            i, j = self._orientation
+            yaw = arctan2(columns[j], columns[i])
+        else:
+            iw, ix, iy, iz = self._orientation
+            w, x, y, z = columns[iw], columns[ix], columns[iy], columns[iz]
+            yaw = arctan2(2 * (w * z + x * y), 1 - 2 * (y * y + z * z))
         c, s = cos(yaw), sin(yaw)
         for i, j in self._pairs:
             a, b = columns[i], columns[j]
             columns[i], columns[j] = c * a + s * b, c * b - s * a
+        if self._planar:
+            return yaw
         c, s = cos(yaw / 2), sin(yaw / 2)  # Hamilton product of (cos, 0, 0, -sin) of half the yaw and the quaternion
         w, x, y, z = c * w + s * z, c * x + s * y, c * y - s * x, c * z - s * w
         sign = 1.0 - 2.0 * (w < 0)

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import math
+import warnings
 from typing import Any
 
+import gymnasium as gym
 import numpy as np
 from gymnasium import spaces
 
 from didi_gym.core.layout import Layout, ObservationSource
 
 _UNBOUNDED = 1e9  # no actuator takes numbers of this size
+_WOUND = 1_000.0  # radians from which on an angle is brought back into one turn before it becomes float32
 
 
 class InputSelector:
@@ -45,14 +49,21 @@ class InputSelector:
         """
         keys = self.source.keys
         if not keys:
-            joined = observation
+            joined = np.asarray(observation)  # some environments give lists, or tensors
         elif len(keys) == 1:
-            joined = observation[keys[0]]
+            joined = np.asarray(observation[keys[0]])
         else:
             joined = np.concatenate([observation[key] for key in keys], axis=-1)
         if self.source.angles:
             return choose_numbers(joined, self.source)
         return joined[..., self._indices].astype(np.float32)
+
+    def place(self, number: int) -> str:
+        """Where an observation holds a number that is selected, e.g. `observation['observation'][13]`."""
+        indices, angles = self.source.indices, self.source.angles
+        index = indices[number] if number < len(indices) else indices[angles[number - len(indices)]]  # its sine
+        key = f"[{' + '.join(map(repr, self.source.keys))}]" if self.source.keys else ""
+        return f"observation{key}[{index}]"
 
 
 def _fits(space: spaces.Space, source: ObservationSource) -> bool:
@@ -79,13 +90,18 @@ def _describe_space(space: spaces.Space) -> str:
     return f"a {type(space).__name__} of shape {space.shape}"
 
 
-def choose_numbers(observations: np.ndarray, source: ObservationSource) -> np.ndarray:
-    """The numbers that `source` takes of joined observations `(..., size)`: float32 `(..., width)`."""
-    chosen = observations[..., list(source.indices)].astype(np.float32)
+def choose_numbers(observations: np.ndarray, source: ObservationSource, *, exact: bool = False) -> np.ndarray:
+    """The numbers that `source` takes of joined observations `(..., size)`: `(..., width)`, float32, or as precise as
+    the observations are where `exact`."""
+    numbers = observations[..., list(source.indices)]
+    chosen = numbers if exact and not source.angles else numbers.astype(np.float64 if exact else np.float32)
     if not source.angles:
         return chosen
     places = list(source.angles)
-    angles = chosen[..., places]
+    angles = numbers[..., places]
+    if np.abs(angles).max(initial=0) > _WOUND:  # float32 would lose the angle in the turns
+        angles = np.remainder(angles, 2 * np.pi)
+    angles = angles.astype(np.float32)
     chosen[..., places] = np.cos(angles)
     return np.concatenate([chosen, np.sin(angles)], axis=-1)
 
@@ -99,6 +115,39 @@ def recover_numbers(state: np.ndarray, source: ObservationSource) -> np.ndarray:
     return numbers
 
 
+def all_finite(numbers: np.ndarray) -> bool:
+    """Whether there is neither NaN nor infinity; for a few numbers `.all()` would take longer than all the rest."""
+    return b"\0" not in np.isfinite(numbers).tobytes()
+
+
 def is_bound(limit: np.ndarray) -> np.ndarray:
     """Where an action limit is one: some spaces write the largest float for infinity."""
     return np.abs(limit) < _UNBOUNDED
+
+
+def step_seconds_of(env: gym.Env) -> float | None:
+    """Simulated seconds that one step of an environment takes; None where the environment does not say.
+
+    It says so as `env.unwrapped.dt`, the convention of MuJoCo and of some classic environments. `render_fps` in the
+    metadata is no such statement: it is the rate at which pictures are to be shown.
+    """
+    try:
+        seconds = float(env.unwrapped.dt)  # type: ignore[attr-defined]
+    except Exception:  # no such attribute, no number, or a property that cannot be computed
+        return None
+    return seconds if 0 < seconds < math.inf else None
+
+
+def warn_of_other_step(env: gym.Env, recorded: float | None) -> None:
+    """Warn where an environment's steps last longer or shorter than those that a policy was trained on.
+
+    Args:
+        recorded: `step_seconds` of the policy's config; None where that is not known.
+    """
+    seconds = step_seconds_of(env)
+    if recorded is not None and seconds is not None and not math.isclose(seconds, recorded, rel_tol=1e-3):
+        warnings.warn(
+            f"one step of this environment takes {seconds:g} s, but the policy was trained on steps of {recorded:g} s, "
+            "so its skills run at another speed; make the environment with the time step (frame_skip) of the data",
+            stacklevel=1,  # one place for all callers, so that it is said once
+        )

@@ -1,6 +1,7 @@
 """Offline data: any Minari data set as packed arrays, and generators of reward-free data sets.
 
 - `dataset`: `TrajectoryDataset`; `episodes`: checked and packed; `windows`: numbers that describe a window;
+- `columns`: what the columns of a data set look like, for who writes a layout;
 - `minari`: data sets on this disk and on the Hub; `writing`: episodes to a Minari data set;
 - `labels`: which behaviour was at work, for evaluation only;
 - `generators`: data sets from simulators and from behaviour policies.

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from didi_gym.data.generators.behaviours import Behaviour
+from didi_gym.data.minari import load_minari
 from didi_gym.data.writing import Episode
 
 BEHAVIOURS_KEY, LABEL = "didi_gym_behaviours", "behaviour"
@@ -65,9 +66,7 @@ def read_labels(dataset_id: str) -> Labels:
     Raises:
         ValueError: the data set has none.
     """
-    import minari
-
-    return _labels_of(minari.load_dataset(dataset_id))
+    return _labels_of(load_minari(dataset_id))
 
 
 def _labels_of(dataset: Any) -> Labels:
@@ -134,9 +133,7 @@ def check_recording(dataset_id: str, behaviours: Sequence[Behaviour], *, replays
     Raises:
         ValueError: it does not; the message says where.
     """
-    import minari
-
-    dataset = minari.load_dataset(dataset_id)
+    dataset = load_minari(dataset_id)
     settings = _labels_of(dataset).settings
     env = dataset.recover_environment()
     low, high = env.action_space.low, env.action_space.high

@@ -10,6 +10,10 @@ MIN_WINDOW = 12
 """Steps below which a window is too short to show a rhythm."""
 _LAGS = (1, 2, 4, 8)  # steps at which autocorrelation is taken
 _BANDS = 7  # of the spectrum, logarithmic
+_EDGE, _REACH = (
+    0.01,
+    10.0,
+)  # share of a signal beyond either edge; half widths from there on which nothing but faults lie
 
 
 def describe_windows(windows: np.ndarray, axes: np.ndarray) -> np.ndarray:
@@ -32,6 +36,14 @@ def describe_windows(windows: np.ndarray, axes: np.ndarray) -> np.ndarray:
     bands = [np.log(power[:, a:b].mean(1) + 1e-2) for a, b in itertools.pairwise(edges)]
     together = _correlations(windows @ axes.T)
     return np.concatenate([mean, np.sqrt(variance), *lagged, *bands, together], axis=1).astype(np.float32)
+
+
+def usual_rows(signals: np.ndarray) -> np.ndarray:
+    """Which rows `(n,)` of signals `(n, m)` hold no number far outside of its signal's usual range: a single one would
+    decide over a regression. A signal that hardly ever changes has no such range."""
+    first, last = np.quantile(signals, [_EDGE, 1 - _EDGE], axis=0)
+    reach = np.where(last - first > 1e-6, _REACH * (last - first) / 2, np.inf)
+    return ((signals >= first - reach) & (signals <= last + reach)).all(1)
 
 
 def _correlations(windows: np.ndarray) -> np.ndarray:

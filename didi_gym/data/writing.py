@@ -78,12 +78,11 @@ def datasets_root() -> Path:
     return Path(get_dataset_path(""))
 
 
-def require_writable(dataset_id: str, *, overwrite: bool) -> None:
-    """Refuse, before any work is done, an id that is none, or to replace a data set that is there already.
+def require_id(dataset_id: str) -> None:
+    """Refuse what is no Minari id, such as a path: it would name a folder outside of `datasets_root`.
 
     Raises:
-        FileExistsError: `dataset_id` exists and `overwrite` is not set.
-        ValueError: `dataset_id` is no Minari id.
+        ValueError: no id.
     """
     from minari.dataset.minari_dataset import parse_dataset_id
 
@@ -91,6 +90,16 @@ def require_writable(dataset_id: str, *, overwrite: bool) -> None:
         parse_dataset_id(dataset_id)
     except (ValueError, TypeError) as error:  # minari's TypeError is for an id without a version
         raise ValueError(f"expected a data set id such as didi/name-v0, got {dataset_id!r}: {error}") from error
+
+
+def require_writable(dataset_id: str, *, overwrite: bool) -> None:
+    """Refuse, before any work is done, an id that is none, or to replace a data set that is there already.
+
+    Raises:
+        FileExistsError: `dataset_id` exists and `overwrite` is not set.
+        ValueError: `dataset_id` is no Minari id.
+    """
+    require_id(dataset_id)
     folder = datasets_root() / dataset_id
     if folder.exists() and not overwrite:
         raise FileExistsError(

@@ -4,11 +4,29 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import nn
 from torch.nn import functional as F
+
+_FLAT = 1e-4  # a column that varies by less than this share of the others tells nothing but rounding
+_FARTHEST = 5.0  # standard deviations at which a probe's inputs are cut off
+_DOUBT = 1e-3  # share of a classifier's answer that goes to all skills alike: no surprise costs more than this allows
+_DRAWS = 1000  # of the bootstrap
+
+
+class Information(NamedTuple):
+    """What rollouts tell about the skill that made them."""
+
+    bits: float
+    """At least 0."""
+    low: float
+    high: float
+    """The middle 95 % of `bits` over start states drawn anew (percentile bootstrap)."""
+    accuracy: float
+    """Of the classifier."""
 
 
 def skill_spread(changes: np.ndarray) -> float:
@@ -19,9 +37,19 @@ def skill_spread(changes: np.ndarray) -> float:
 def _fit(
     x: np.ndarray, outputs: int, loss: Callable[[torch.Tensor, torch.Tensor], torch.Tensor], y: torch.Tensor, seed: int
 ) -> Callable[[np.ndarray], torch.Tensor]:
-    """A fresh two-layer network, fitted with early stopping on the last fifth of the rows `(n, inputs)`."""
-    center, spread = x.mean(0), x.std(0) + 1e-6
-    data = torch.as_tensor((x - center) / spread)
+    """A fresh two-layer network, fitted with early stopping on the last fifth of the rows `(n, inputs)`.
+
+    Inputs are standardised. A rare value, such as a contact that the other half of the starts had once, would lie
+    thousands of deviations out, where a network extrapolates to anything: it is cut off, and columns that did not vary
+    when the network was fitted are left out.
+    """
+    center, spread = x.mean(0), x.std(0)
+    spread = np.where(spread > _FLAT * np.median(spread), spread, np.inf)
+
+    def standardised(rows: np.ndarray) -> torch.Tensor:
+        return torch.as_tensor(((rows - center) / spread).clip(-_FARTHEST, _FARTHEST).astype(np.float32))
+
+    data = standardised(x)
     cut = len(data) * 4 // 5
     with torch.random.fork_rng():
         torch.manual_seed(seed)
@@ -37,7 +65,7 @@ def _fit(
         if value < best:
             best, best_weights = value, {k: v.clone() for k, v in net.state_dict().items()}
     net.load_state_dict(best_weights)
-    return lambda rows: net(torch.as_tensor((rows - center) / spread)).detach()
+    return lambda rows: net(standardised(rows)).detach()
 
 
 def _halves(x: np.ndarray, y: np.ndarray) -> tuple[tuple[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]:
@@ -58,18 +86,21 @@ def skill_probe(signatures: np.ndarray, skills: np.ndarray, seed: int) -> float:
     return 1 - errors / totals
 
 
-def mutual_information(signatures: np.ndarray, skills: int, seed: int) -> tuple[float, float]:
-    """Lower bound in bits, and accuracy, of a fresh classifier, two-fold over starts."""
+def mutual_information(signatures: np.ndarray, skills: int, seed: int) -> Information:
+    """Lower bound of the information about the skill, from a fresh classifier, two-fold over starts."""
     labels = np.tile(np.arange(skills), (len(signatures), 1))[..., None]
-    entropy, correct, count = 0.0, 0, 0
+    surprise, correct = [], 0
     halves = _halves(signatures, labels)
     for (x, y), (x_test, y_test) in (halves, halves[::-1]):
         predict = _fit(x, skills, F.cross_entropy, torch.as_tensor(y[:, 0]), seed)
         logits, truth = predict(x_test), torch.as_tensor(y_test[:, 0])
-        entropy += float(F.cross_entropy(logits, truth, reduction="sum"))
+        chance = (1 - _DOUBT) * logits.softmax(-1).gather(1, truth[:, None])[:, 0] + _DOUBT / skills
+        surprise.append(-chance.log2().reshape(-1, skills).mean(1).numpy())  # of each start
         correct += int((logits.argmax(-1) == truth).sum())
-        count += len(truth)
-    return math.log2(skills) - entropy / count / math.log(2), correct / count
+    each = math.log2(skills) - np.concatenate(surprise[::-1]).astype(np.float64)  # bits of each start
+    drawn = each[np.random.default_rng(seed).integers(len(each), size=(_DRAWS, len(each)))].mean(1)
+    low, high = np.quantile(drawn, [0.025, 0.975]).clip(0)
+    return Information(max(0.0, float(each.mean())), float(low), float(high), correct / (len(each) * skills))
 
 
 def direction_error(skills: np.ndarray, changes: np.ndarray) -> float:

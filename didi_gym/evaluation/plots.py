@@ -113,7 +113,7 @@ def plot_learning_curves(
 
     Raises:
         ImportError: matplotlib is not installed.
-        ValueError: no curve, or shapes that do not fit together.
+        ValueError: no curve, one without points, or shapes that do not fit together.
     """
     figure, axes = _figure(6.0, 3.8)
     from matplotlib.ticker import EngFormatter
@@ -127,6 +127,8 @@ def plot_learning_curves(
             raise ValueError(
                 f"curve {name!r}: x must be (n,) and y (n,) or (seeds, n), got {steps.shape} and {np.shape(y)}"
             )
+        if not np.isfinite(values).any():
+            raise ValueError(f"curve {name!r} has no points to draw; leave it out")
         colour = _LINES[index % len(_LINES)]
         axes.plot(steps, values.mean(axis=0), color=colour, linewidth=2, label=name, zorder=3)
         if len(values) > 1:

@@ -13,10 +13,12 @@ import torch
 
 from didi_gym.core.files import write_atomically
 from didi_gym.core.frames import localize
+from didi_gym.core.observations import step_seconds_of
 from didi_gym.core.progress import progress as progress_bar
 from didi_gym.data.dataset import TrajectoryDataset
 from didi_gym.data.windows import MIN_WINDOW, describe_windows, principal_axes
 from didi_gym.evaluation.metrics import (
+    Information,
     coverage,
     direction_error,
     mutual_information,
@@ -26,7 +28,15 @@ from didi_gym.evaluation.metrics import (
     smoothness,
     vendi_score,
 )
-from didi_gym.evaluation.rollouts import HeldSkills, Rollout, SkillSimulator, Start, hold_skills, make_data_env
+from didi_gym.evaluation.rollouts import (
+    HeldSkills,
+    Rollout,
+    SkillSimulator,
+    Start,
+    held_steps_for,
+    hold_skills,
+    make_data_env,
+)
 from didi_gym.models.policy import SkillPolicy
 from didi_gym.wrappers.references import check_actions
 
@@ -54,7 +64,8 @@ class SkillReport:
     planned_spread: float
     """The same, as imagined from the same starts."""
     spread_ratio: float
-    """real_spread / planned_spread: the execution gap."""
+    """real_spread / planned_spread: good between 0.8 and 1.2. A ratio far above 1 is as bad as one far below: skills
+    lead elsewhere than was planned."""
     open_loop_spread: float
     """real_spread with each plan executed to its end without replanning."""
     plan_error: float
@@ -62,7 +73,7 @@ class SkillReport:
     probe: float
     """R^2 (continuous) or accuracy (discrete) of a fresh network that reads z from rollouts of unseen starts."""
     mutual_information_bits: float
-    """Lower bound log2(skills) - cross entropy of a fresh classifier on rollouts of unseen starts."""
+    """Lower bound log2(skills) - cross entropy of a fresh classifier on rollouts of unseen starts, and at least 0."""
     mutual_information_ceiling: float
     """log2(skills)."""
     fidelity: float
@@ -73,7 +84,7 @@ class SkillReport:
     direction_error_degrees: float
     """2-d skills and features: worst deviation of the held skills' mean directions from even spacing."""
     falls: float
-    """Share of held rollouts that the environment terminated."""
+    """Share of held rollouts that the environment terminated, within `held_seconds`; ends by length are no falls."""
     contact: float
     """Mean share of steps of the H-step rollouts in contact with the geoms asked for; NaN where none were."""
     # Reports written before these were measured lack them.
@@ -90,6 +101,18 @@ class SkillReport:
     """mutual_information_bits after the same skills were held on for `hold` horizons."""
     held_fidelity: float = math.nan
     """fidelity of the last H steps of those."""
+    mutual_information_low: float = math.nan
+    mutual_information_high: float = math.nan
+    """95 % interval of mutual_information_bits, over start states drawn anew."""
+    held_information_low: float = math.nan
+    held_information_high: float = math.nan
+    """The same of held_information_bits."""
+    step_seconds: float = math.nan
+    """Simulated time of one step, where the environment says it."""
+    held_seconds: float = math.nan
+    """held_steps in seconds of simulated time."""
+    held_cut: float = math.nan
+    """Share of held rollouts that the environment ended for their length, before `held_steps`."""
 
     def save(self, file: Path) -> None:
         """Write JSON, with null for NaN."""
@@ -106,7 +129,7 @@ def evaluate_skills(
     skills: int = 16,
     held_skills: int = 8,
     held_episodes: int = 16,
-    held_steps: int = 96,
+    held_steps: int | None = None,
     hold: int = 8,
     replan_every: int | None = None,
     contact_geoms: str | None = None,
@@ -117,13 +140,14 @@ def evaluate_skills(
 
     Args:
         policy: Loaded beside its `training.safetensors` where planned spread and plan error are wanted.
-        env: Default: the environment of its data set.
+        env: Default: the environment of its data set, with the wrappers that it was recorded with.
         dataset: Data to measure fidelity, Vendi score and coverage against; its held-out tenth sets the yardstick of
             fidelity and gives the start states.
         starts: Start states: of the held-out data where the simulator can be put into them; else resets, from seeds no
             data set was made with, and up to 64 steps of random skills.
         skills: Skills compared from each start, spread over the skill space.
-        held_skills, held_episodes, held_steps: Skills held from a reset, resets each, and for how long.
+        held_skills, held_episodes, held_steps: Skills held from a reset, resets each, and for how many steps; default
+            4.8 s of simulated time where the environment says how long a step is, else 96 steps.
         hold: Horizons for which the skills compared are held on from each start, for `held_information_bits` and
             `held_fidelity`; 1 leaves those out.
         replan_every: Steps executed of each plan; default: the policy's.
@@ -144,6 +168,7 @@ def evaluate_skills(
     check_actions(env.action_space, policy)
     simulator = SkillSimulator(policy, env, contact_geoms)
     every = replan_every or config.replan_every
+    held_steps = held_steps_for(policy, env) if held_steps is None else held_steps
     features, horizon = list(config.layout.features), config.horizon
     grid = policy.skill_space.grid(skills)
     scale = policy.normalizer.scale.cpu().numpy()[features]
@@ -160,11 +185,11 @@ def evaluate_skills(
             return rollout
 
         def hold_on(begun: Rollout, skill: np.ndarray) -> Rollout:
-            if begun.terminated or hold <= 1:
+            if begun.ended or hold <= 1:
                 return begun
             rest = simulator.hold(begun.states[-1], skill, (hold - 1) * horizon, every)
             states = np.concatenate([begun.states, rest.states[1:]])
-            return Rollout(states, np.concatenate([begun.actions, rest.actions]), rest.terminated, math.nan)
+            return replace(rest, states=states, actions=np.concatenate([begun.actions, rest.actions]), contact=math.nan)
 
         closed: list[list[Rollout]] = []
         long: list[list[Rollout]] = []
@@ -197,9 +222,10 @@ def evaluate_skills(
     planned = planned[..., features] / scale if planned.size else np.full((starts, len(grid), len(features)), math.nan)
     real_spread, planned_spread = skill_spread(changes(closed, horizon - 1)), skill_spread(planned)
     open_changes = changes(opened, horizon - 1)
-    bits, accuracy = mutual_information(_signatures(policy, closed), len(grid), seed)
-    held_bits = mutual_information(_signatures(policy, long), len(grid), seed)[0] if hold > 1 else math.nan
-    probe = accuracy if policy.skill_space.is_discrete else skill_probe(_signatures(policy, random), drawn, seed)
+    told = mutual_information(_signatures(policy, closed), len(grid), seed)
+    unknown = Information(math.nan, math.nan, math.nan, math.nan)
+    told_held = mutual_information(_signatures(policy, long), len(grid), seed) if hold > 1 else unknown
+    probe = told.accuracy if policy.skill_space.is_discrete else skill_probe(_signatures(policy, random), drawn, seed)
     moved = (held.paths - held.paths[:, :1]).reshape(held_episodes, -1, held_steps + 1, len(features))
     held_changes = moved[:, :, -1]
     vendi, covered = (math.nan, math.nan) if dataset is None else _diversity(policy, dataset, moved, seed)
@@ -209,6 +235,7 @@ def evaluate_skills(
         if hold > 1:
             ends = [_last(r, horizon, hold * horizon) for row in long for r in row]
             held_inside = fidelity(policy, dataset, ends, seed)
+    seconds = step_seconds_of(env)
     report_ = SkillReport(
         starts=starts,
         skills=len(grid),
@@ -219,7 +246,7 @@ def evaluate_skills(
         open_loop_spread=skill_spread(open_changes),
         plan_error=float(np.sqrt(np.square(open_changes - planned).sum(-1).mean())),
         probe=probe,
-        mutual_information_bits=bits,
+        mutual_information_bits=told.bits,
         mutual_information_ceiling=math.log2(len(grid)),
         fidelity=inside,
         held_steps=held_steps,
@@ -231,8 +258,15 @@ def evaluate_skills(
         vendi_ceiling=float(moved.shape[1]),
         coverage=covered,
         smoothness=smoothness([r.actions for row in closed for r in row], _action_width(policy) / 2),
-        held_information_bits=held_bits,
+        held_information_bits=told_held.bits,
         held_fidelity=held_inside,
+        mutual_information_low=told.low,
+        mutual_information_high=told.high,
+        held_information_low=told_held.low,
+        held_information_high=told_held.high,
+        step_seconds=math.nan if seconds is None else seconds,
+        held_seconds=math.nan if seconds is None else round(held_steps * seconds, 9),
+        held_cut=math.nan if held.truncated is None else float(held.truncated.mean()),
     )
     return report_, held
 
@@ -313,7 +347,8 @@ def _diversity(policy: SkillPolicy, dataset: TrajectoryDataset, moved: np.ndarra
 def fidelity(policy: SkillPolicy, dataset: TrajectoryDataset, rollouts: list[Rollout], seed: int = 0) -> float:
     """Share of rollouts whose first H steps are as near to a training window as 99 % of held-out windows are.
 
-    A rollout shorter than H, the policy's horizon, counts as outside. NaN where nothing was held out.
+    A rollout that fell within H, the policy's horizon, counts as outside; one that the environment ended for its length
+    before that is left out. NaN where nothing was held out, or no rollout is left.
     """
     horizon = policy.config.horizon
     generator = np.random.default_rng(seed)
@@ -325,23 +360,25 @@ def fidelity(policy: SkillPolicy, dataset: TrajectoryDataset, rollouts: list[Rol
         starts = part.window_starts(generator.integers(part.num_windows(horizon), size=n), horizon)
         return _embed(policy, *part.windows(starts, horizon))
 
-    whole = [r for r in rollouts if len(r.actions) >= horizon]  # a fall within the horizon counts as unfaithful
+    whole = [r for r in rollouts if len(r.actions) >= horizon]
+    judged = len(whole) + sum(r.terminated and len(r.actions) < horizon for r in rollouts)
     if not whole:
-        return 0.0
+        return 0.0 if judged else math.nan
     states = np.stack([r.states[:horizon] for r in whole])
     actions = np.stack([r.actions[:horizon] for r in whole])
     reference = draw(train, _REFERENCE_WINDOWS)
     yardstick = nearest_distance(draw(held_out, 2000), reference).quantile(0.99)
-    return float((nearest_distance(_embed(policy, states, actions), reference) <= yardstick).sum()) / len(rollouts)
+    return float((nearest_distance(_embed(policy, states, actions), reference) <= yardstick).sum()) / judged
 
 
 def _embed(policy: SkillPolicy, states: np.ndarray, actions: np.ndarray) -> torch.Tensor:
     local = torch.as_tensor(localize(states, policy.config.layout)[0])
     normalized = policy.normalizer.normalize(local.to(policy.device)).cpu()
-    scaled = (actions - policy.action_low) / _action_width(policy) * 2 - 1
+    scaled = (actions - policy.action_range[0].cpu().numpy()) / _action_width(policy) * 2 - 1
     return torch.cat([normalized.flatten(1), torch.as_tensor(scaled, dtype=torch.float32).flatten(1)], dim=-1)
 
 
 def _action_width(policy: SkillPolicy) -> np.ndarray:
-    """Distance between the action bounds `(action_dim,)`."""
-    return np.maximum(policy.action_high - policy.action_low, 1e-6)  # zero where the data's action never changes
+    """Width of the range that actions are scaled by, `(action_dim,)`."""
+    low, high = (limit.cpu().numpy() for limit in policy.action_range)
+    return np.maximum(high - low, 1e-6)  # zero where the data's action never changes

@@ -2,24 +2,41 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
 import math
 import re
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
 import gymnasium as gym
 import numpy as np
+from gymnasium.envs.registration import EnvSpec, WrapperSpec, load_env_creator
 
-from didi_gym.core.observations import InputSelector, choose_numbers, recover_numbers
+from didi_gym.core.environments import asks_for_trust, require_env_id
+from didi_gym.core.files import in_short
+from didi_gym.core.observations import (
+    InputSelector,
+    choose_numbers,
+    recover_numbers,
+    step_seconds_of,
+    warn_of_other_step,
+)
 from didi_gym.core.progress import progress as progress_bar
 from didi_gym.data.dataset import TrajectoryDataset
+from didi_gym.data.minari import load_minari
 from didi_gym.models.policy import SkillPolicy
 from didi_gym.wrappers.executor import to_actions
 from didi_gym.wrappers.make import make_low_level
 
 _FIRST_SEED = 1_000_000  # far from the seeds that data sets are made with
 _BURN_IN = 64  # starts lie up to this many steps of random skills after a reset
+_ENDED_IN_A_ROW = 20  # such walks to a start that ended their episode, before the part of one is taken that did not
+_HELD_SECONDS, _HELD_STEPS = 4.8, 96  # for how long skills are held: of simulated time, where a step's is known
+_MOST_HELD_STEPS = 2_000
+_DRAWING = "gymnasium.wrappers.rendering"  # module of the wrappers that only show or film
 
 
 @dataclass(frozen=True)
@@ -34,6 +51,12 @@ class Rollout:
     """The environment ended the episode: a fall, where episodes end for that."""
     contact: float
     """Share of the steps in contact with a geom that was asked for."""
+    truncated: bool = False
+    """The environment ended the episode for its length: no fall, but no further step is defined either."""
+
+    @property
+    def ended(self) -> bool:
+        return self.terminated or self.truncated
 
 
 @dataclass(frozen=True)
@@ -56,14 +79,16 @@ class HeldSkills:
     skills: np.ndarray
     """`(n, skill_dim)`."""
     terminated: np.ndarray
-    """Whether the environment ended the episode `(n,)`."""
+    """Whether the environment ended the episode as one does after a fall `(n,)`."""
+    truncated: np.ndarray | None = None
+    """Whether it ended the episode for its length, so that the skill was held for fewer steps than asked for `(n,)`."""
 
 
 class SkillSimulator:
     """Holds skills in an environment, from starts that can be visited again.
 
     Args:
-        env: An environment whose observation holds the policy's whole state; its time limit is taken off.
+        env: An environment whose observation holds the policy's whole state; a `TimeLimit` around it is taken off.
         contact_geoms: Regular expression of MuJoCo geom names; contacts with them are counted.
     """
 
@@ -72,6 +97,7 @@ class SkillSimulator:
         if layout.state_source is None:
             raise ValueError("this policy's layout has no state_source, so rollouts cannot be compared with its data")
         self.policy = policy
+        warn_of_other_step(env, getattr(policy.config, "step_seconds", None))
         self.env = _without_time_limit(env)
         self._inputs = list(layout.policy_inputs)
         state_layout = type(layout).flat(layout.state_dim)
@@ -111,9 +137,13 @@ class SkillSimulator:
         return [Start(int(seed), state=dataset.observations[step]) for seed, step in zip(seeds, steps, strict=True)]
 
     def random_starts(self, n: int, generator: np.random.Generator, burn_in: int = _BURN_IN) -> list[Start]:
-        """`n` starts up to `burn_in` steps of random skills after a reset."""
+        """`n` starts up to `burn_in` steps of random skills after a reset.
+
+        A walk that ended its episode leads to no start. Where that happens many times in a row, as in environments
+        whose episodes are short, the start lies before the skill that ended it.
+        """
         starts: list[Start] = []
-        seed = _FIRST_SEED + int(generator.integers(1_000_000))
+        seed, lost = _FIRST_SEED + int(generator.integers(1_000_000)), 0
         while len(starts) < n:
             seed += 1
             state, ended = self.visit(Start(seed)), False
@@ -121,11 +151,13 @@ class SkillSimulator:
             for _ in range(0, int(generator.integers(burn_in + 1)), self.policy.config.horizon):
                 skill = self.policy.skill_space.sample(1, generator)[0]
                 rollout = self.hold(state, skill, self.policy.config.horizon)
-                actions.append(rollout.actions)
-                state, ended = rollout.states[-1], rollout.terminated
+                ended = rollout.ended
                 if ended:  # further steps would be undefined
                     break
-            if not ended:
+                actions.append(rollout.actions)
+                state = rollout.states[-1]
+            lost = lost + 1 if ended else 0
+            if not ended or lost > _ENDED_IN_A_ROW:
                 starts.append(Start(seed, np.concatenate(actions) if actions else None))
         return starts
 
@@ -138,25 +170,29 @@ class SkillSimulator:
             _set_mujoco_state(inner, numbers[: inner.model.nq], numbers[inner.model.nq :])
             return start.state
         for action in () if start.actions is None else start.actions:
-            observation = self._step(action)[0]
+            observation, _, terminated, truncated, _ = self._step(action)
+            if terminated or truncated:  # the environment does not repeat itself; the reset is still a start
+                observation, _ = self.env.reset(seed=start.seed)
+                break
         return self._select(observation)
 
     def hold(self, state: np.ndarray, skill: np.ndarray, steps: int, replan_every: int | None = None) -> Rollout:
         """Hold `skill` for `steps` environment steps from the present `state`, or until the episode ends."""
         every = replan_every or self.policy.config.replan_every
-        states, touching, terminated = [state], 0, False
+        states, touching, terminated, truncated = [state], 0, False, False
         actions: list[np.ndarray] = []
-        while len(actions) < steps and not terminated:
+        while len(actions) < steps and not (terminated or truncated):
             chunk = min(every, steps - len(actions))
             for action in self.policy.plan_actions(states[-1][None, self._inputs], skill[None], chunk)[0]:
-                observation, _, terminated, _, _ = self._step(action)
+                observation, _, terminated, truncated, _ = self._step(action)
                 states.append(self._select(observation))
                 actions.append(action)
                 touching += 0 if self._touches is None else self._touches()
-                if terminated:
+                if terminated or truncated:
                     break
         contact = touching / len(actions) if self._touches else math.nan
-        return Rollout(np.stack(states), np.stack(actions), bool(terminated), contact)
+        fell, cut = bool(terminated), bool(truncated) and not terminated
+        return Rollout(np.stack(states), np.stack(actions), fell, contact, cut)
 
     def _step(self, action: np.ndarray) -> Any:
         return self.env.step(to_actions(action, self.env.action_space))
@@ -168,13 +204,18 @@ def hold_skills(
     *,
     skills: int = 8,
     episodes: int = 16,
-    steps: int = 96,
+    steps: int | None = None,
     replan_every: int | None = None,
     seed: int = 0,
     progress: bool = True,
 ) -> HeldSkills:
-    """Hold each of `skills` evenly spread skills for `steps` environment steps, from the same `episodes` resets."""
+    """Hold each of `skills` evenly spread skills for `steps` environment steps, from the same `episodes` resets.
+
+    Args:
+        steps: Default: 4.8 s of simulated time where the environment says how long a step is, else 96 steps.
+    """
     simulator = SkillSimulator(policy, env or make_data_env(policy))
+    steps = held_steps_for(policy, simulator.env) if steps is None else steps
     grid = policy.skill_space.grid(skills)
     resets = simulator.random_starts(episodes, np.random.default_rng(seed), burn_in=0)
     rollouts = []
@@ -185,26 +226,160 @@ def hold_skills(
                 report(len(rollouts), {})
     features = list(policy.config.layout.features)
     paths = np.stack([_padded(r.states[:, features], steps + 1) for r in rollouts])
-    return HeldSkills(paths, np.tile(grid, (episodes, 1)), np.array([r.terminated for r in rollouts]))
+    cut = np.array([r.truncated and len(r.actions) < steps for r in rollouts])
+    if cut.any():
+        least = min(len(r.actions) for r in rollouts if r.truncated)
+        warnings.warn(
+            f"{cut.mean():.0%} of the held rollouts were ended by a limit of the environment's own, the first after "
+            f"{least} of {steps} steps; distances and pictures show the steps that they had, so hold skills for at "
+            f"most {least}",
+            stacklevel=2,
+        )
+    return HeldSkills(paths, np.tile(grid, (episodes, 1)), np.array([r.terminated for r in rollouts]), cut)
 
 
-def data_env_id(policy: SkillPolicy) -> tuple[str, dict[str, Any]]:
-    """Id and settings of the environment that the policy's data set was recorded in.
+def held_steps_for(policy: SkillPolicy, env: gym.Env) -> int:
+    """Steps for which skills are held by default: 4.8 s of simulated time, or 96 where a step's time is not known.
+
+    Where steps are very long or short, at least a horizon, and at most 2,000 steps.
+    """
+    seconds = step_seconds_of(env)
+    if seconds is None:
+        return _HELD_STEPS
+    return max(policy.config.horizon, round(min(_HELD_SECONDS / seconds, _MOST_HELD_STEPS)))
+
+
+def make_data_env(policy: SkillPolicy, *, spec: EnvSpec | None = None, trust: bool = False) -> gym.Env:
+    """The environment that the policy's data set was recorded in, with the wrappers that it was recorded with.
+
+    What is known of it is taken from the first of these: `spec`; the `env_spec` of the policy's config; the data set,
+    where it is on this disk; `env_id` and `env_kwargs` of the config, which know no wrappers.
+
+    Args:
+        spec: Of the environment, with its wrappers as `additional_wrappers`. Modules that it names are imported.
+        trust: Import modules and load policies that the policy's folder or its data set names.
 
     Raises:
-        ValueError: the data set did not say.
+        ValueError: nothing says which environment it was; it cannot be made or stepped; or making it would import a
+            module that a file names, and `trust` is not set.
     """
-    if policy.config.env_id is None:
+    if spec is not None:
+        return make_from_spec(spec)
+    recorded = _recorded_spec(policy)
+    entry_points = [wrapper.entry_point for wrapper in recorded.additional_wrappers]
+    danger = asks_for_trust(recorded.id, recorded.kwargs, entry_points)
+    if danger and not trust:
+        raise ValueError(
+            f"making {in_short(recorded.id)!r}, the environment of this policy's data, {in_short(danger)}; only the "
+            "policy's files ask for that. Pass trust=True (--trust) if you trust their author, or name the environment "
+            "yourself: env= (--env)"
+        )
+    try:
+        return make_from_spec(replace(recorded, entry_point=None))
+    except gym.error.UnregisteredEnv as error:
+        if not isinstance(recorded.entry_point, str):
+            raise
+        if trust:
+            return make_from_spec(recorded)
+        raise gym.error.UnregisteredEnv(
+            f"{error} The data set says that it is made by {in_short(recorded.entry_point)!r}: trust=True (--trust) "
+            "imports that, as Minari's recover_environment() does."
+        ) from error
+
+
+def make_from_spec(spec: EnvSpec) -> gym.Env:
+    """The environment of a spec with its wrappers, without those that only show or film it.
+
+    Without an `entry_point` the environment is the registered one of that id.
+
+    Raises:
+        ValueError: it cannot be made, reset or stepped.
+    """
+    kwargs = {name: value for name, value in spec.kwargs.items() if name != "render_mode"}
+    wrappers = tuple(each for each in spec.additional_wrappers if each.entry_point.partition(":")[0] != _DRAWING)
+    try:
+        if spec.entry_point is not None:
+            env = make_low_level(replace(spec, kwargs=kwargs, additional_wrappers=wrappers))
+        else:
+            if twice := {"env_id", "id"} & kwargs.keys():
+                raise TypeError(f"its arguments name an environment once more: {sorted(twice)[0]}")
+            env = make_named_env(spec.id, **kwargs)
+            for wrapper in wrappers:
+                env = _wrapped(env, wrapper)
+        if kwargs or wrappers:  # some faults in arguments show only when it runs
+            env.reset(seed=0)
+            env.action_space.seed(0)
+            env.step(env.action_space.sample())
+    except (ImportError, gym.error.Error):
+        raise
+    except Exception as error:  # of whatever kind an environment raises for arguments that it cannot take
+        raise ValueError(
+            f"the environment {in_short(spec.id)!r} cannot be made and stepped with the arguments "
+            f"{in_short(str(kwargs))}{' and its recorded wrappers' if wrappers else ''}: {type(error).__name__}: "
+            f"{in_short(error)}; name another one: env= (--env)"
+        ) from error
+    return env
+
+
+def make_named_env(env_id: str, **kwargs: Any) -> gym.Env:
+    """The environment of an id `Name-v0`, or of `module:Name-v0` after the module was imported.
+
+    Raises:
+        ValueError: no id of that form.
+        UnregisteredEnv: nobody has registered it.
+    """
+    require_env_id(env_id)
+    try:
+        return make_low_level(env_id, **kwargs)
+    except gym.error.UnregisteredEnv as error:
+        raise type(error)(
+            f"{error} Where a module of yours registers {env_id!r}, name both: --env module:{env_id} (or import the "
+            "module and pass env=); where a Minari data set recorded it, pass env=dataset.recover_environment()"
+        ) from error
+
+
+def env_spec_from_json(text: str, where: str) -> EnvSpec:
+    """The spec in the JSON that `EnvSpec.to_json` writes; of its keys only `id` is needed.
+
+    Raises:
+        ValueError: no such JSON; the message begins with `where`.
+    """
+    try:
+        values = {"additional_wrappers": [], **json.loads(text)}
+        derived = {"namespace", "name", "version"}  # from the id, anew
+        spec = EnvSpec.from_json(json.dumps({key: value for key, value in values.items() if key not in derived}))
+        require_env_id(spec.id)
+    except (ValueError, TypeError, gym.error.Error) as error:
+        raise ValueError(f"{where} is no JSON of an environment's spec (EnvSpec.to_json): {in_short(error)}") from error
+    return spec
+
+
+def _recorded_spec(policy: SkillPolicy) -> EnvSpec:
+    """What is known of the environment of the data: from the policy's config, else from the data set."""
+    config = policy.config
+    if (stored := getattr(config, "env_spec", None)) is not None:
+        return env_spec_from_json(stored if isinstance(stored, str) else json.dumps(stored), "env_spec of config.json")
+    spec: EnvSpec | None = None
+    if config.dataset_id is not None:
+        with contextlib.suppress(ValueError, OSError, KeyError):  # not on this disk, or unreadable
+            spec = load_minari(config.dataset_id).env_spec
+    if spec is not None and config.env_id in (None, spec.id):
+        return replace(spec, kwargs={**spec.kwargs, **config.env_kwargs})
+    if config.env_id is None:
         raise ValueError(
             "the policy's data set names no environment; pass env= (--env), one whose observation is its state"
         )
-    return policy.config.env_id, policy.config.env_kwargs
+    require_env_id(config.env_id)
+    return EnvSpec(config.env_id, kwargs=dict(config.env_kwargs))
 
 
-def make_data_env(policy: SkillPolicy) -> gym.Env:
-    """The environment that the policy's data set was recorded in."""
-    env_id, kwargs = data_env_id(policy)
-    return make_low_level(env_id, **kwargs)
+def _wrapped(env: gym.Env, wrapper: WrapperSpec) -> gym.Env:
+    found: Any = load_env_creator(wrapper.entry_point)
+    if not (isinstance(found, type) and issubclass(found, gym.Wrapper)):
+        raise TypeError(f"{wrapper.entry_point} is no wrapper")
+    if wrapper.kwargs is None:
+        raise TypeError(f"the wrapper {wrapper.name} recorded no arguments (it is no RecordConstructorArgs)")
+    return env if found.__module__ == _DRAWING else found(env, **wrapper.kwargs)
 
 
 def _set_mujoco_state(inner: Any, qpos: np.ndarray, qvel: np.ndarray) -> None:

@@ -12,6 +12,7 @@ from typing import Any
 
 import gymnasium as gym
 import numpy as np
+from gymnasium.envs.registration import EnvSpec
 
 from didi_gym.evaluation.renderer import Scene, mujoco_of, with_caption
 from didi_gym.wrappers.make import make_low_level
@@ -75,7 +76,7 @@ class Camera:
         return self._scene.draw(data)
 
 
-def make_rendered_env(env_id: str, **kwargs: Any) -> gym.Env:
+def make_rendered_env(env_id: str | EnvSpec, **kwargs: Any) -> gym.Env:
     """Make an environment for a `Camera`: with `render_mode="rgb_array"` unless its scene is MuJoCo's.
 
     Args:

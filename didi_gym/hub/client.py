@@ -3,17 +3,25 @@
 from __future__ import annotations
 
 import errno
+import inspect
 import os
 import queue
+import re
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path, PurePosixPath
 from typing import Any, TypeVar
 
+from didi_gym.core.files import in_short, printable
 from didi_gym.version import __version__
 
 LIBRARY: dict[str, Any] = {"library_name": "didi_gym", "library_version": __version__}
 _PATIENCE = 4.0  # seconds that the Hub has to answer the first question, where HF_HUB_ETAG_TIMEOUT does not say
+# A download may take so many seconds (thrice HF_HUB_DOWNLOAD_TIMEOUT, where that is set), and for its bytes the time
+# that they take at so many bytes per second.
+_DOWNLOAD_PATIENCE, _SLOWEST = 30.0, 20_000
+_SECRETS = re.compile(r"(?<=Bearer )\S+|\bhf_[A-Za-z0-9]{20,}|(?<=://)[^/@\s]+(?=@)")
 # of errors and their bases, by name, since versions of the client differ in their HTTP library
 _OUTAGES = ("TransportError", "ConnectionError", "TimeoutError", "Timeout")
 
@@ -21,13 +29,44 @@ Answer = TypeVar("Answer")
 
 
 class SkillPolicyHubError(OSError):
-    """A skill policy that could not be found, fetched, read or published; the message says what to do."""
+    """A skill policy that could not be found, fetched, read or published; the message says what to do.
+
+    It may quote files and answers of strangers, so nothing in it is a line break or something that a terminal obeys.
+    """
+
+    def __init__(self, *args: Any) -> None:
+        super().__init__(*(printable(arg) if isinstance(arg, str) else arg for arg in args))
 
 
-def ask_hub(ask: Callable[[], Answer], seconds: float | None = None) -> Answer:
+def clean_token(token: Any) -> Any:
+    """A token without the white space around it, as it is read from a file; None for an empty one.
+
+    Raises:
+        SkillPolicyHubError: no token, whatever it is. It is not shown: the client would show it as a whole.
+    """
+    if not isinstance(token, str):
+        return token
+    if not re.fullmatch(r"[!-~]*", token := token.strip()):
+        raise SkillPolicyHubError(
+            "token= holds white space or letters that no token has, so it was not sent; expected one line, hf_..."
+        )
+    return token or None
+
+
+def without_secrets(text: str, token: Any = None) -> str:
+    """A text of the client's, with stars in place of `token`, of all that looks like one, and of passwords in URLs."""
+    text = _SECRETS.sub("***", text)
+    return text.replace(token, "***") if isinstance(token, str) and len(token) > 3 else text
+
+
+def ask_hub(ask: Callable[[], Answer], seconds: float | None = None, setting: str = "HF_HUB_ETAG_TIMEOUT") -> Answer:
     """What `ask` returns or raises, but within `seconds` (default: 4, or HF_HUB_ETAG_TIMEOUT where that is set).
 
-    The client itself waits without a limit for most answers, and always for the look-up of a name.
+    The client itself waits without a limit for most answers, always for the look-up of a name, and as long as the Hub
+    asks it to (Retry-After).
+
+    Args:
+        setting: Of the environment, that may allow more.
 
     Raises:
         TimeoutError: no answer; `ask` goes on in its thread, so it should change nothing.
@@ -46,10 +85,72 @@ def ask_hub(ask: Callable[[], Answer], seconds: float | None = None) -> Answer:
     try:
         answered, answer = answers.get(timeout=seconds)
     except queue.Empty:
-        raise TimeoutError(f"no answer within {seconds:g} s; HF_HUB_ETAG_TIMEOUT may allow more") from None
+        raise TimeoutError(f"no answer within {seconds:g} s; {setting} may allow more") from None
     if not answered:
         raise answer
     return answer
+
+
+def download_files(
+    repo_id: str,
+    commit: str,
+    sizes: Mapping[str, int],
+    *,
+    token: str | None = None,
+    cache_dir: str | Path | None = None,
+    force_download: bool = False,
+) -> Path:
+    """Fetch files of one commit into the client's cache, within time and size; returns the folder that holds them.
+
+    Args:
+        sizes: Path -> the most bytes it may have.
+
+    Raises:
+        TimeoutError: it took too long.
+        SkillPolicyHubError: more bytes came; whatever else the client raises.
+    """
+    from huggingface_hub import hf_hub_download, try_to_load_from_cache
+    from huggingface_hub.utils.tqdm import tqdm
+
+    given_up = threading.Event()
+
+    def watched(name: str) -> type[tqdm]:
+        class Watched(tqdm):
+            """The client's progress bar, which is told of all bytes, ends a download that nobody waits for."""
+
+            received = 0.0
+
+            def update(self, n: float | None = 1) -> bool | None:
+                self.received += n or 0
+                if given_up.is_set():
+                    raise TimeoutError("nobody waits for this download")
+                if self.received > sizes[name]:
+                    raise SkillPolicyHubError(
+                        f"{name} of {repo_id} was not fetched: more came than the {sizes[name]:,} bytes it may have"
+                    )
+                return super().update(n)
+
+        return Watched
+
+    can_watch = "tqdm_class" in inspect.signature(hf_hub_download).parameters  # versions of the client differ
+    settings: dict[str, Any] = {"token": token, "cache_dir": cache_dir, "force_download": force_download, **LIBRARY}
+
+    def fetch() -> Path:
+        folder = Path()
+        for name in sizes:
+            old = try_to_load_from_cache(repo_id, name, cache_dir=cache_dir, revision=commit)
+            if force_download and isinstance(old, str) and not Path(old).is_symlink():
+                Path(old).unlink()  # the client leaves it where it expects a link, whatever it is
+            how = {**settings, "tqdm_class": watched(name)} if can_watch else settings
+            path = Path(hf_hub_download(repo_id, name, revision=commit, **how))
+            folder = path.parents[len(PurePosixPath(name).parts) - 1]
+        return folder
+
+    patience = 3 * float(os.environ.get("HF_HUB_DOWNLOAD_TIMEOUT") or _DOWNLOAD_PATIENCE / 3)
+    try:
+        return ask_hub(fetch, patience + sum(sizes.values()) / _SLOWEST, "HF_HUB_DOWNLOAD_TIMEOUT")
+    finally:
+        given_up.set()
 
 
 @contextmanager
@@ -60,14 +161,16 @@ def hub_errors(
 
     Args:
         doing: "load" or "push".
-        token: Used to name the revisions there are, where the one asked for is not.
+        token: Used to name the revisions there are, where the one asked for is not; never shown.
     """
     try:
         yield
     except SkillPolicyHubError:
         raise
     except Exception as error:  # the client's errors have no common base
-        raise SkillPolicyHubError(_in_words(error, repo_id, revision or "main", doing, token)) from error
+        words = without_secrets(_in_words(error, repo_id, revision or "main", doing, token), token)
+        shows = without_secrets(str(error), token) != str(error)
+        raise SkillPolicyHubError(words) from (None if shows else error)
 
 
 def _in_words(error: Exception, repo_id: str, revision: str, doing: str, token: str | None) -> str:
@@ -176,4 +279,4 @@ def _revisions(repo_id: str, token: str | None) -> str:
 def _first_line(error: BaseException) -> str:
     """The client's messages go on over many lines."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[0].rstrip(".") if lines else type(error).__name__
+    return in_short(lines[0].rstrip(".")) if lines else type(error).__name__

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import difflib
 import hashlib
 import re
 import sys
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from didi_gym.hub.client import LIBRARY, ask_hub, is_outage, outage
+from didi_gym.core.files import MEGABYTE, in_short, write_atomically
+from didi_gym.hub.client import LIBRARY, ask_hub, clean_token, download_files, is_outage, outage
 from didi_gym.hub.client import SkillPolicyHubError as SkillPolicyHubError
 from didi_gym.hub.client import hub_errors as hub_errors
 from didi_gym.version import __version__
@@ -18,10 +21,13 @@ _PACKAGE = Path(__file__).resolve().parents[1]
 _BUNDLED = (_PACKAGE / "_hub", _PACKAGE.parent / "hub")  # in a wheel; in a source checkout
 _FILES = ("config.json", "model.safetensors")
 _WEIGHTS = _FILES[1]
+_LARGEST = {".json": MEGABYTE, ".safetensors": 1 << 28}  # bytes of a file; what is larger is not even fetched
+_LARGEST_OTHER = 1 << 30
 _PICKLES = (".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".zip")
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 _REVISION = re.compile(r"(?!.*\.\.)\w[\w./+-]*")  # part of a path in the client's cache
 _COMMIT = re.compile(r"[0-9a-f]{40}")
+_AT_COMMIT = re.compile(rf"{_HUB_ID.pattern}@{_COMMIT.pattern}")
 
 
 @dataclass(frozen=True)
@@ -83,7 +89,8 @@ def resolve(
     """
     path = Path(name_or_path).expanduser()
     name = str(name_or_path)
-    if name and path.is_dir():  # Path("") would be the present folder
+    at_commit = isinstance(name_or_path, str) and _AT_COMMIT.fullmatch(name)  # only the Hub has commits
+    if name and path.is_dir() and not at_commit:  # Path("") would be the present folder
         return path, None
     if name in list_pretrained() and (revision is None or name not in known_models()):
         return next(root / name for root in _BUNDLED if (root / name / "config.json").is_file()), None
@@ -91,17 +98,47 @@ def resolve(
     model = known_models().get(base)
     repo_id = model.repo_id if model else base
     if isinstance(name_or_path, Path) or not _HUB_ID.fullmatch(repo_id) or name.startswith((".", "/", "~")):
+        near = _near(path) or difflib.get_close_matches(name, list_pretrained(), 1)
         raise SkillPolicyHubError(
             f"{name!r} is neither a folder, nor a bundled policy ({', '.join(list_pretrained()) or 'none here'}), "
-            f"nor a Hub id (owner/name)"
+            f"nor a Hub id (owner/name){f'; did you mean {near[0]}?' if near else ''}"
+        )
+    if not model and not at and not revision and (near := _near(path)):
+        raise SkillPolicyHubError(
+            f"there is no folder {name}; did you mean {near[0]}? Where a model of that name on the Hub is meant, give "
+            f"its revision: {name}@main"
+        )
+    if model and model.revision is None and not at and not revision:
+        raise SkillPolicyHubError(
+            f"{base} is not on the Hub yet and does not come with this installation (which has "
+            f"{', '.join(list_pretrained()) or 'none'}): it is the folder hub/{base} of didi_gym's source, whose path "
+            f"can be given instead of the name"
         )
     if revision and pinned and revision != pinned:
         raise SkillPolicyHubError(f"{name!r} names revision {pinned!r}, but revision={revision!r} was asked for")
     asked = revision or (pinned if at else model.revision if model else None)
     settings: dict[str, Any] = {"token": token, "cache_dir": cache_dir, "force_download": force_download}
-    folder = fetch(repo_id, asked, local_files_only=local_files_only, **settings)
+    try:
+        folder = fetch(repo_id, asked, local_files_only=local_files_only, **settings)
+    except SkillPolicyHubError as error:
+        if model or not path.parent.is_dir():
+            raise
+        raise SkillPolicyHubError(
+            f"there is no folder {name}, and as the name of a model on the Hub: {error}"
+        ) from error
     _check_known(folder, repo_id, asked)
     return folder, folder.name
+
+
+def _near(path: Path) -> list[str]:
+    """The policy folder beside a path that is not there whose name is most like its own, if there is one."""
+    if path.is_absolute() or len(path.parts) > 1:
+        try:
+            there = [folder.name for folder in path.parent.iterdir() if (folder / _FILES[0]).is_file()]
+        except OSError:
+            return []
+        return [str(path.parent / name) for name in difflib.get_close_matches(path.name, there, 1)]
+    return []
 
 
 def fetch(
@@ -128,10 +165,11 @@ def fetch(
             f"{revision!r} cannot be a revision of {repo_id}: expected a branch, a tag, a commit's 40 digits or "
             f"refs/pr/1"
         )
+    token = clean_token(token)
     settings: dict[str, Any] = {"token": token, "cache_dir": cache_dir, "force_download": force_download}
     with hub_errors(repo_id, revision, token=token):
         folder = _fetch(repo_id, revision, files, what, local_files_only=local_files_only, **settings)
-    _check_files(folder, repo_id, files)
+    _check_files(folder, repo_id, files, cache_dir)
     return folder
 
 
@@ -150,22 +188,10 @@ def _fetch(
     from huggingface_hub import HfApi, constants, snapshot_download
     from huggingface_hub.errors import LocalEntryNotFoundError
 
-    def snapshot(**how: Any) -> Path:
-        return Path(
-            snapshot_download(
-                repo_id,
-                revision=revision,
-                token=token,
-                cache_dir=cache_dir,
-                allow_patterns=list(files),
-                **LIBRARY,
-                **how,
-            )
-        )
-
     def cached() -> Path | None:
         try:
-            folder = snapshot(local_files_only=True)
+            snapshot = snapshot_download(repo_id, revision=revision, cache_dir=cache_dir, local_files_only=True)
+            folder = Path(snapshot)
         except LocalEntryNotFoundError:
             return None
         return folder if all((folder / name).is_file() for name in files) else None
@@ -185,7 +211,8 @@ def _fetch(
         )
     try:
         # Asked first because the client waits for this without a limit, or repeats the question for 23 seconds.
-        info = ask_hub(lambda: HfApi(token=token, **LIBRARY).model_info(repo_id, revision=revision, timeout=60))
+        api = HfApi(token=token, **LIBRARY)
+        info = ask_hub(lambda: api.model_info(repo_id, revision=revision, timeout=60, files_metadata=True))
     except Exception as error:
         if not is_outage(error):
             raise
@@ -195,38 +222,72 @@ def _fetch(
             f"{outage(error)}, and {repo_id} (revision {revision or 'main'}) is not in {where}: "
             f"check the network and HF_ENDPOINT, or try again later"
         ) from error
-    _check_listing(repo_id, {sibling.rfilename for sibling in info.siblings or []}, files, what)
-    return snapshot(force_download=force_download)
+    sizes = {sibling.rfilename: sibling.size for sibling in info.siblings or []}
+    _check_listing(repo_id, sizes, files, what)
+    commit = str(info.sha)
+    if not _COMMIT.fullmatch(commit) or (is_commit and commit != revision):  # it becomes part of a path
+        raise SkillPolicyHubError(
+            f"the Hub at {constants.ENDPOINT} says that {repo_id} is at {in_short(commit)}, no commit"
+        )
+    most = {name: sizes[name] or _largest(name) for name in files}
+    folder = download_files(repo_id, commit, most, token=token, cache_dir=cache_dir, force_download=force_download)
+    if not is_commit:  # where the client looks for the last commit of a branch or tag when it is offline
+        reference = folder.parents[1] / "refs" / (revision or "main")
+        reference.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(reference, commit.encode())
+    return folder
 
 
 # -- what was fetched ----------------------------------------------------------------------------------------------
-def _check_listing(repo_id: str, found: set[str], files: tuple[str, ...], what: str) -> None:
+def _largest(name: str) -> int:
+    return _LARGEST.get(Path(name).suffix, _LARGEST_OTHER)
+
+
+def _check_listing(repo_id: str, found: Mapping[str, int | None], files: tuple[str, ...], what: str) -> None:
+    for name in files:
+        if (size := found.get(name)) is not None and size > _largest(name):
+            raise SkillPolicyHubError(
+                f"{repo_id} is no {what} of didi_gym: its {name} has {size:,} bytes, expected at most "
+                f"{_largest(name):,}, so it was not fetched"
+            )
     if missing := [name for name in files if name not in found]:
         pickles = sorted(name for name in found if name.endswith(_PICKLES) and name not in files)
-        beside = f"; it has {', '.join(pickles[:5])}, but pickles are never read" if pickles else ""
+        beside = f"; it has {in_short(', '.join(pickles[:5]))}, but pickles are never read" if pickles else ""
         raise SkillPolicyHubError(f"{repo_id} is no {what} of didi_gym: it has no {' and no '.join(missing)}{beside}")
 
 
-def _check_files(folder: Path, repo_id: str, files: tuple[str, ...]) -> None:
+def _check_files(folder: Path, repo_id: str, files: tuple[str, ...], cache_dir: str | Path | None) -> None:
     """Compare a snapshot with what the Hub calls its files: the client's cache names contents by their hash."""
     repo_folder = folder.parent.parent
     inside = (repo_folder.resolve(), repo_folder.parent.resolve() / "blobs")  # the second is shared by repositories
     for path in (folder / name for name in files):
         if not any(root in path.resolve().parents for root in inside):
             raise SkillPolicyHubError(f"{path} leads out of the cache, to {path.resolve()}: delete {repo_folder}")
-        if not path.is_symlink():
-            continue  # a copy, on systems without links: its hash is not known
-        name = path.readlink().name
-        if len(name) == 64:
-            found = _digest(path, hashlib.sha256())
-        elif len(name) == 40:
-            found = _digest(path, hashlib.sha1(b"blob %d\0" % path.stat().st_size))
-        else:
-            continue
-        if found != name:
+        names = {path.readlink().name} if path.is_symlink() else _copied(repo_folder, cache_dir)
+        lengths = set() if names is None else {len(name) for name in names}
+        if names is None or (path.is_symlink() and not lengths <= {40, 64}):
+            continue  # its hash is not known
+        git = hashlib.sha1(b"blob %d\0" % path.stat().st_size, usedforsecurity=False)
+        hashes = {_digest(path, digest) for digest in (hashlib.sha256(), git) if 2 * digest.digest_size in lengths}
+        if not hashes & names:
             raise SkillPolicyHubError(
                 f"{path.name} of {repo_id} is corrupt in the cache ({path}): load it once with force_download=True"
             )
+
+
+def _copied(repo_folder: Path, cache_dir: str | Path | None) -> set[str] | None:
+    """The hashes of which a file in place of a link must have one, as the copy of what the link led to.
+
+    None where links are not supported: there the client keeps nothing but such files.
+    """
+    from huggingface_hub.file_download import are_symlinks_supported
+
+    try:
+        if not are_symlinks_supported(cache_dir):
+            return None
+    except OSError:  # a cache that may not be written
+        pass
+    return {blob.name for blob in (repo_folder / "blobs").glob("*")}
 
 
 def _check_known(folder: Path, repo_id: str, asked: str | None) -> None:

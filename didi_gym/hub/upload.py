@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import glob
 import hashlib
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
@@ -11,7 +10,7 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 from didi_gym.core.files import SafeFileError, read_plain
-from didi_gym.hub.client import SkillPolicyHubError, ask_hub, hub_errors
+from didi_gym.hub.client import SkillPolicyHubError, ask_hub, clean_token, download_files, hub_errors
 from didi_gym.version import __version__
 
 if TYPE_CHECKING:
@@ -21,6 +20,8 @@ CARD_FILE = "README.md"
 _MARK = "<!-- made by didi_gym, and kept by it when edited by hand: "
 _PNG = b"\x89PNG\r\n\x1a\n"
 _LARGEST = 1 << 30
+_LARGEST_CARD = 1 << 24
+_PATIENCE = 60.0  # seconds for each question of a push; what it writes waits as long as the client does
 
 
 @dataclass(frozen=True)
@@ -96,12 +97,13 @@ def push_files(
     _check_request(files, repo_id, tag, branch, create_pr, needed)
     from huggingface_hub import CommitOperationAdd, HfApi
 
+    token = clean_token(token)
     api = HfApi(token=token, library_name="didi_gym", library_version=__version__)
     target = branch or "main"
     with hub_errors(repo_id, target, doing="push", token=token):
         head = _prepare(api, repo_id, target, private)
         there = _hashes(api, repo_id, head)
-        kept_card = keep_card and CARD_FILE in there and not is_untouched(_card_on_hub(api, repo_id, head))
+        kept_card = keep_card and CARD_FILE in there and not is_untouched(_card_on_hub(repo_id, head, token))
         wanted = {path: content for path, content in files.items() if not (kept_card and path == CARD_FILE)}
         changed = tuple(path for path, content in wanted.items() if not _is_there(content, there.get(path)))
         must_tag = tag is not None and not _is_tagged(api, repo_id, tag, {name: files[name] for name in needed})
@@ -141,7 +143,7 @@ def _prepare(api: HfApi, repo_id: str, branch: str, private: bool | None) -> str
         if isinstance(error, GatedRepoError):
             raise
         api.create_repo(repo_id, private=private, exist_ok=True)
-        info = api.model_info(repo_id)
+        info = ask_hub(lambda: api.model_info(repo_id, timeout=60), _PATIENCE)
     if private is not None and bool(info.private) != private:
         is_now, wanted = ("private", "public") if info.private else ("public", "private")
         raise SkillPolicyHubError(
@@ -151,7 +153,7 @@ def _prepare(api: HfApi, repo_id: str, branch: str, private: bool | None) -> str
     if branch == "main":
         return str(info.sha)
     try:
-        return str(api.model_info(repo_id, revision=branch).sha)
+        return str(ask_hub(lambda: api.model_info(repo_id, revision=branch, timeout=60), _PATIENCE).sha)
     except RevisionNotFoundError:
         api.create_branch(repo_id, branch=branch)
         return str(info.sha)
@@ -197,7 +199,7 @@ def _hashes(api: HfApi, repo_id: str, revision: str) -> dict[str, str]:
     """Path -> sha256 of LFS files, git's sha1 of others."""
     from huggingface_hub.hf_api import RepoFile
 
-    tree = api.list_repo_tree(repo_id, recursive=True, revision=revision)
+    tree = ask_hub(lambda: list(api.list_repo_tree(repo_id, recursive=True, revision=revision)), _PATIENCE)
     return {
         file.path: file.lfs.sha256 if file.lfs is not None else file.blob_id
         for file in tree
@@ -213,15 +215,16 @@ def _is_there(content: bytes, oid: str | None) -> bool:
     return hashlib.sha1(b"blob %d\0" % len(content) + content, usedforsecurity=False).hexdigest() == oid
 
 
-def _card_on_hub(api: HfApi, repo_id: str, revision: str) -> str:
+def _card_on_hub(repo_id: str, commit: str, token: str | None) -> str:
     with TemporaryDirectory() as cache:
-        folder = api.snapshot_download(repo_id, revision=revision, allow_patterns=CARD_FILE, cache_dir=cache)
-        return (Path(folder) / CARD_FILE).read_bytes().decode("utf-8", errors="replace")
+        folder = download_files(repo_id, commit, {CARD_FILE: _LARGEST_CARD}, token=token, cache_dir=cache)
+        return (folder / CARD_FILE).read_bytes().decode("utf-8", errors="replace")
 
 
 def _is_tagged(api: HfApi, repo_id: str, tag: str, files: Mapping[str, bytes]) -> bool:
     """Whether the tag is there; it may stay only where it names this very policy."""
-    at = {ref.name: ref.target_commit for ref in api.list_repo_refs(repo_id).tags}.get(tag)
+    refs = ask_hub(lambda: api.list_repo_refs(repo_id), _PATIENCE)
+    at = {ref.name: ref.target_commit for ref in refs.tags}.get(tag)
     if at is None:
         return False
     tagged = _hashes(api, repo_id, at)
@@ -254,21 +257,10 @@ def _read_back(
     Raises:
         SkillPolicyHubError: it cannot be fetched, a file differs, or `check` refuses it.
     """
-    from huggingface_hub import snapshot_download
-
-    with TemporaryDirectory() as cache:
+    with TemporaryDirectory(ignore_cleanup_errors=True) as cache:  # a download that was given up may still write
         with hub_errors(repo_id, commit, token=token):
-            folder = Path(
-                snapshot_download(
-                    repo_id,
-                    revision=commit,
-                    allow_patterns=[glob.escape(path) for path in files],
-                    cache_dir=cache,
-                    token=token,
-                    library_name="didi_gym",
-                    library_version=__version__,
-                )
-            )
+            sizes = {path: len(content) for path, content in files.items()}
+            folder = download_files(repo_id, commit, sizes, token=token, cache_dir=cache)
         differ = [path for path, content in files.items() if _read(folder / path) != content]
         if differ:
             raise SkillPolicyHubError(

@@ -138,13 +138,14 @@ def make_card(
         raise CardError(f"the results of {name} are no report of didi-gym evaluate: {error}") from error
     source = source or name
     figures = card_text.figures(results, policy.skill_space.is_discrete)
-    # no HTML is made here, and what could break a table is replaced in its cells
+    # no HTML is made here; words of a configuration are escaped where they are put in (`card_text.code` and `plain`),
+    # and what could break a table is replaced in its cells
     environment = Environment(
         loader=FileSystemLoader(_TEMPLATES), undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
     environment.filters["cell"] = lambda text: re.sub(r"\s+", " ", str(text)).replace("|", "\\|")
     body = environment.get_template("card.md.jinja").render(
-        name=name,
+        name=card_text.plain(name),
         files=set(files),
         description=words.description.strip() if words else card_text.description(policy),
         usage=card_text.usage(policy, source, words.env if words else None, words.env_kwargs if words else {}),

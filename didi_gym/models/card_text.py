@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import json
 import math
+import re
+import shlex
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeGuard
 
+from didi_gym.core.environments import asks_for_trust
+from didi_gym.core.files import printable
 from didi_gym.core.layout import ObservationSource
 from didi_gym.models.policy_network import PolicyNetwork
 
@@ -16,7 +20,13 @@ SETTINGS = {  # of a report: said in a sentence, or as the ceiling of a figure
     "skills",
     "replan_every",
     "held_steps",
+    "held_seconds",
+    "step_seconds",
     "mutual_information_ceiling",
+    "mutual_information_low",
+    "mutual_information_high",
+    "held_information_low",
+    "held_information_high",
     "vendi_ceiling",
 }
 _SPACES = {"ball": "the unit ball of R^{n}", "sphere": "the unit sphere in R^{n}", "box": "[-1, 1]^{n}"}
@@ -82,8 +92,8 @@ class Figure:
 _INFORMATION = Headline(
     "mutual_information_bits",
     "information in one horizon",
-    "How many bits the movement of one horizon tells about the skill that made it.",
-    "close to the ceiling, where every skill can be told from the others",
+    "How many bits the movement of one horizon tells about the skill; n bits tell about 2^n skills apart.",
+    "close to the ceiling, where every skill can be told from all others",
     "bits",
     "mutual_information_ceiling",
 )
@@ -113,7 +123,7 @@ _SPREAD = Headline(
     "spread_ratio",
     "executed / planned spread",
     "How far apart skills lead in the simulator, relative to what the policy planned.",
-    "close to 1: plans are carried out as planned",
+    "between 0.8 and 1.2: plans are carried out as planned",
 )
 _FALLS = Headline(
     "falls",
@@ -132,7 +142,7 @@ _COVERAGE = Headline(
 _DIRECTION = Headline(
     "direction_error_degrees",
     "direction error",
-    "Largest angle between the mean direction of a held skill and even spacing of all; walls bend directions.",
+    "Evenly spaced skills should lead in evenly spaced directions: the largest deviation. Walls bend directions.",
     "a few degrees",
     "degrees",
 )
@@ -181,7 +191,16 @@ def _methods(results: Mapping[str, Any], headlines: Collection[Headline]) -> dic
     }
     rivals = [method for method in _METHODS if method in measured][:2]
     own = {"the data's own behaviours": measured["behaviours"]} if "behaviours" in measured else {}
-    return own | {_METHODS[method]: measured[method] for method in rivals}
+    return {
+        f"{name} ({_runs(group, headlines)})": group
+        for name, group in (own | {_METHODS[method]: measured[method] for method in rivals}).items()
+    }
+
+
+def _runs(group: Mapping[str, Any], headlines: Collection[Headline]) -> str:
+    """How many runs a method's means are of."""
+    most = max(entry["n"] for entry in (group.get(each.key) for each in headlines) if is_mean(entry))
+    return f"{most:g} {'run' if most == 1 else 'runs'}"
 
 
 def _mean_text(headline: Headline, entry: Any) -> str:
@@ -203,8 +222,21 @@ def is_number(value: Any) -> bool:
         return False
 
 
+def code(text: Any) -> str:
+    """A word of a configuration, which may come from anywhere, as code in Markdown: nothing in it is obeyed."""
+    return f"`{printable(str(text)).replace('`', chr(39))}`"
+
+
+def plain(text: Any) -> str:
+    """A text of a configuration or a file as Markdown that shows it as it is: no markup, no HTML, no line break."""
+    return re.sub(r"[\\`*_{}\[\]()#!|<>&~]", r"\\\g<0>", printable(str(text)))
+
+
 def usage(policy: PolicyNetwork, source: str, env: str | None, env_kwargs: Mapping[str, Any]) -> str:
     """A program of at most four lines that runs, and makes `env` where the policy has an environment.
+
+    Where making the environment of the policy's config asks for trust, as one in a module that the config names does,
+    the program plans without it.
 
     Args:
         env: Id of the environment to show; default: the one of the policy's data.
@@ -220,7 +252,7 @@ def usage(policy: PolicyNetwork, source: str, env: str | None, env_kwargs: Mappi
         make = f"env = didi_gym.make({json.dumps(env)}, {json.dumps(source)}{more})"
         return "\n".join(["import didi_gym", "", make, *steps])
     load = f"policy = didi_gym.SkillPolicy.from_pretrained({json.dumps(source)})"
-    if policy.config.env_id is not None:
+    if policy.config.env_id is not None and _follows(policy):
         more = ", env_kwargs=policy.config.env_kwargs" if policy.config.env_kwargs else ""
         make = f"env = didi_gym.make(policy.config.env_id, policy{more})"
         return "\n".join(["import didi_gym", "", load, make, *steps])
@@ -228,6 +260,14 @@ def usage(policy: PolicyNetwork, source: str, env: str | None, env_kwargs: Mappi
     draw = "skills = policy.skill_space.sample(1, np.random.default_rng(0))"
     plan = f"actions = policy.plan_actions(np.zeros((1, {inputs}), np.float32), skills)  # (1, steps, action_dim)"
     return "\n".join(["import didi_gym", "import numpy as np", "", load, draw, plan])
+
+
+def _follows(policy: PolicyNetwork) -> bool:
+    """Whether a program may make the environment that the policy's config names without trusting who wrote that."""
+    try:
+        return asks_for_trust(policy.config.env_id or "", policy.config.env_kwargs) is None
+    except ValueError:  # no id at all
+        return False
 
 
 def pinned(source: str) -> str:
@@ -271,16 +311,16 @@ def describe_spaces(policy: PolicyNetwork) -> list[tuple[str, str]]:
         ("skills", kind),
         ("action of the agent", agent),
         ("a skill lasts", f"{config.skill_duration} steps by default, with a new plan {_every(config.replan_every)}"),
-        ("a plan looks ahead", f"{config.horizon} steps (the horizon)"),
+        ("a plan", f"{config.actions_per_plan} {'action' if config.actions_per_plan == 1 else 'actions'}"),
     ]
     if config.env_id is not None:
-        recorded = f"recorded in `{config.env_id}`"
-        rows.append(("data", f"`{config.dataset_id}`, {recorded}" if config.dataset_id else recorded))
+        recorded = f"recorded in {code(config.env_id)}"
+        rows.append(("data", f"{code(config.dataset_id)}, {recorded}" if config.dataset_id else recorded))
     return rows
 
 
 def _source_text(source: ObservationSource) -> str:
-    keys = " + ".join(f"`{key}`" for key in source.keys)
+    keys = " + ".join(map(code, source.keys))
     where = f"{keys} of {source.size} numbers" if keys else f"{source.size} numbers"
     if source.indices != tuple(range(source.size)):
         where += f", of which it reads {_ranges(source.indices)}"
@@ -316,24 +356,20 @@ def how_measured(results: Mapping[str, Any], figures: Collection[Figure]) -> str
             f"{_every(results['replan_every'])}"
         )
         if is_number(results.get("held_steps")):
-            said += f"; falls, directions, distances and coverage with skills held for {results['held_steps']:g} steps "
-            said += "from a reset"
-    headlines = [figure.headline for figure in figures]
-    entries = [group.get(each.key) for group in _methods(results, headlines).values() for each in headlines]
-    runs = [entry["n"] for entry in entries if is_mean(entry)]
-    if runs:
-        least, most = min(runs), max(runs)
-        number = f"{most:g}" if least == most else f"{least:g} to {most:g}"
+            seconds = f" ({results['held_seconds']:g} s)" if is_number(results.get("held_seconds")) else ""
+            said += f"; falls, directions, distances and coverage with skills held for {results['held_steps']:g} steps"
+            said += f"{seconds} from a reset"
+    if compared(results, figures):
         said += (
-            f". The columns beside this policy's are interquartile means over {number} "
-            f"{'run' if most == 1 else 'runs'} on the same data; `docs/results.md` of didi_gym compares more methods"
+            ". The columns beside this policy's are interquartile means over runs on the same data; "
+            "`docs/results.md` of didi_gym compares more methods"
         )
     return said + "."
 
 
 def description(policy: PolicyNetwork) -> str:
     """The first words of a card, where nobody wrote any."""
-    learned = f" from `{policy.config.dataset_id}`" if policy.config.dataset_id else ""
+    learned = f" from {code(policy.config.dataset_id)}" if policy.config.dataset_id else ""
     return (
         f"A skill policy for didi_gym: a reinforcement-learning agent picks a skill, and the policy carries it out for "
         f"many steps of the environment. The skills were learned without rewards{learned}."
@@ -342,11 +378,12 @@ def description(policy: PolicyNetwork) -> str:
 
 def how_made(policy: PolicyNetwork, effort: str, has_commands: bool) -> str:
     """How the policy came about; its commands follow where it has some."""
-    version = f" with didi_gym {policy.config.didi_gym_version}" if policy.config.didi_gym_version else ""
+    version = f" with didi_gym {plain(policy.config.didi_gym_version)}" if policy.config.didi_gym_version else ""
     if has_commands:
         return f"These commands make the policy{version}{f' ({effort})' if effort else ''}:"
-    dataset = policy.config.dataset_id or "ID"
-    return f"It was made{version} by `didi-gym train --dataset {dataset}`; `config.json` has the settings."
+    dataset = (policy.config.dataset_id or "ID").replace("`", "?")  # what `code` would replace by a shell's quote
+    command = code(f"didi-gym train --dataset {shlex.quote(dataset)}")
+    return f"It was made{version} by {command}; `config.json` has the settings."
 
 
 def limits(policy: PolicyNetwork) -> list[str]:

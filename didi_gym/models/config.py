@@ -80,20 +80,43 @@ class PolicyConfig:
     unet: UNetConfig = field(default_factory=UNetConfig)
     discrete_actions: bool = False
     """The environment's actions are `Discrete(action_dim)`: of an action's numbers, the largest names what is done."""
+    action_range: tuple[tuple[float, ...], tuple[float, ...]] | None = None
+    """The lowest and the highest actions that the network scales to [-1, 1], environment units, where they are not the
+    action bounds: actions of data that uses a small part of wide bounds. The bounds then only clip."""
     dataset_id: str | None = None
     env_id: str | None = None
     env_kwargs: dict[str, Any] = field(default_factory=dict)
+    env_spec: Annotated[str, Field(max_length=100_000)] | None = None
+    """The data's environment with its wrappers, as JSON of Gymnasium's `EnvSpec`; `env_id` and `env_kwargs` do not
+    tell the wrappers."""
+    step_seconds: Rate | None = None
+    """Simulated seconds of one environment step, where the environment of the data says it."""
+    weights_sha256: str | None = field(default=None, compare=False)
+    """Of the weights beside it (`didi_gym.models.weights.tensors_sha256`), written when the policy is saved and checked
+    when it is loaded; None in folders that were written before this was recorded."""
     model_type: str = MODEL_TYPE
     format_version: int = FORMAT_VERSION
     didi_gym_version: str = ""
 
     def __post_init__(self) -> None:
+        for name in ("dataset_id", "env_id", "didi_gym_version"):
+            if not (getattr(self, name) or "").isprintable():  # they are printed, and go into model cards
+                raise ValueError(f"{name} holds what cannot be printed: {getattr(self, name)!r}")
         if not 1 <= self.actions_per_plan <= self.horizon:
             raise ValueError(f"plan_length must be in 1..{self.horizon}, the horizon, got {self.plan_length}")
         if self.replan_every > self.actions_per_plan:
             raise ValueError(f"replan_every {self.replan_every} exceeds the {self.actions_per_plan} actions of a plan")
         if self.consistency == "joint" and self.actions_per_plan != self.horizon:
             raise ValueError('consistency="joint" emits whole trajectories: leave plan_length out')
+        if self.action_range is not None:
+            low, high = self.action_range
+            if self.discrete_actions or not len(low) == len(high) == self.action_dim:
+                raise ValueError(
+                    f"action_range: expected {self.action_dim} lowest and as many highest actions, and none where "
+                    f"actions are discrete, got {len(low)} and {len(high)}"
+                )
+            if any(a > b for a, b in zip(low, high, strict=True)):
+                raise ValueError("action_range: each lowest action must be at most the highest")
         if self.layout.heading is not None:
             self.skill_space.require_rotatable()
 

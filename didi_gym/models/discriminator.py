@@ -57,7 +57,7 @@ class Discriminator(nn.Module):
         """Set the unit of each feature to its standard deviation over data states `(batch, horizon, state_dim)`."""
         scale = self.change(states).square().mean(0).sqrt()
         if self.layout.heading is not None:  # one unit for both coordinates, so that directions stay directions
-            for pair in self.layout.heading.vectors:
+            for pair in self.layout.heading.turning:
                 if set(pair) <= set(self.features):
                     both = [self.features.index(i) for i in pair]
                     scale[:, both] = scale[:, both].square().mean(-1, keepdim=True).sqrt()

@@ -12,7 +12,7 @@ from didi_gym.core.files import SafeFileError, in_short
 from didi_gym.core.layout import Layout
 from didi_gym.models.config import MAX_WIDTH, PolicyConfig
 from didi_gym.models.networks import EnsembleMLP
-from didi_gym.models.weights import LONGEST_HEADER, load_info, load_network
+from didi_gym.models.weights import load_network, read_training
 
 
 class DynamicsEnsemble(nn.Module):
@@ -43,7 +43,8 @@ class DynamicsEnsemble(nn.Module):
         Raises:
             SafeFileError: damaged, or of another shape than the policy's.
         """
-        record = load_info(path, LONGEST_HEADER)
+        file = read_training(path)
+        record = file.info
         parts, settings = (record.get(key) if isinstance(record, dict) else None for key in ("parts", "config"))
         if not isinstance(parts, list) or not isinstance(settings, dict):
             raise SafeFileError(f"{path}: its header does not say what it holds")
@@ -55,7 +56,7 @@ class DynamicsEnsemble(nn.Module):
             raise SafeFileError(
                 f"{path}: dynamics: expected members and width in [1, {MAX_WIDTH}], got {in_short(str(sizes))}"
             )
-        model = load_network(lambda: cls(config.layout, config.action_dim, *numbers), path, "dynamics.")
+        model = load_network(lambda: cls(config.layout, config.action_dim, *numbers), file, "dynamics.")
         return model.eval().requires_grad_(False)
 
     def forward(self, state: Tensor, action: Tensor) -> Tensor:

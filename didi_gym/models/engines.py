@@ -15,6 +15,7 @@
 from __future__ import annotations
 
 import copy
+import math
 import operator
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -25,6 +26,7 @@ import torch
 from torch import Tensor, nn
 
 from didi_gym.core.frames import MATH, NUMPY
+from didi_gym.core.observations import all_finite
 from didi_gym.models.networks import NumpyResidualMLP
 from didi_gym.models.policy_network import PolicyNetwork
 
@@ -33,7 +35,11 @@ EngineName = Literal["auto", "numpy", "torch", "cuda-graph"]
 _NUMPY_BATCH = 4096  # numpy is faster up to here, the largest batch of benchmarks/plan_latency.py on a CPU
 _ROWS = 3  # up to this many rows one vector at a time beats a matrix
 _WARM_UPS = 3  # runs before a capture, as PyTorch's documentation of CUDA graphs has it
+_ZEROS = np.zeros(4096, np.float32)
 _VERSION, _TRAINABLE = operator.attrgetter("_version"), operator.attrgetter("requires_grad")
+_NUMPY_NUMBERS = (
+    1 << 22
+)  # larger networks have no folded copy: they are slow either way, and the copy would fill memory
 _RECORDINGS = 16  # graphs an engine keeps; each holds its intermediate results
 
 
@@ -84,31 +90,90 @@ def check_arguments(policy: PolicyNetwork, inputs: Any, skills: Any) -> tuple[An
     """Policy inputs and skills as float32 arrays, or as tensors on the policy's device.
 
     Raises:
-        ValueError: wrong shapes, arrays beside tensors, or another device.
+        ValueError: wrong shapes, NaN or infinity in an array, arrays beside tensors, or another device.
     """
     if isinstance(inputs, Tensor) or isinstance(skills, Tensor):
-        for name, value in (("observations", inputs), ("skills", skills)):
+        for name, value in (("inputs", inputs), ("skills", skills)):
             _check_tensor(policy, name, value)
         inputs, skills = inputs.to(policy.low.dtype), skills.to(policy.low.dtype)
     else:
         inputs, skills = np.asarray(inputs, np.float32), np.asarray(skills, np.float32)
+        if not (all_finite(inputs) and all_finite(skills)):
+            raise _not_finite(policy, observations=inputs, skills=skills)
     read, skill_dim = len(policy.config.layout.policy_inputs), policy.config.skill_space.skill_dim
     if inputs.shape == (*skills.shape[:1], read) and skills.shape == (len(inputs), skill_dim):
         return inputs, skills
-    for name, array, width in (("observations", inputs, read), ("skills", skills, skill_dim)):
+    for name, array, width in (("inputs", inputs, read), ("skills", skills, skill_dim)):
         if array.ndim != 2 or array.shape[1] != width:
-            raise ValueError(f"{name} must have shape (n, {width}), got {tuple(array.shape)}")
-    raise ValueError(f"one skill per observation: got {len(inputs)} observations and {len(skills)} skills")
+            raise ValueError(
+                f"{name} must have shape (n, {width}), got {tuple(array.shape)}"
+                + "; inputs are the numbers that the policy reads, which SkillActionWrapper selects from an observation"
+                * (name == "inputs")
+            )
+    raise ValueError(f"one skill for each row of inputs: got {len(inputs)} inputs and {len(skills)} skills")
+
+
+def _not_finite(policy: PolicyNetwork, **arrays: np.ndarray) -> ValueError:
+    name = next(name for name, array in arrays.items() if not all_finite(array))
+    place = np.argwhere(~np.isfinite(arrays[name]))[0]
+    return ValueError(
+        f"{name}{place.tolist()} is {arrays[name][tuple(place)]}, and the skill policy "
+        f"{getattr(policy, 'name_or_path', None) or '(without a name)'} plans from finite numbers only (as float32); "
+        "check the simulator or the sensor that the number comes from"
+    )
 
 
 def _check_tensor(policy: PolicyNetwork, name: str, value: Any) -> None:
     if not isinstance(value, Tensor):
         raise ValueError(
-            f"observations and skills must both be arrays or both be tensors, got {name} of type "
+            f"inputs and skills must both be arrays or both be tensors, got {name} of type "
             f"{type(value).__name__} beside a tensor"
         )
     if value.device != policy.device:
         raise ValueError(f"{name} are on {value.device}, the policy is on {policy.device}; move one of them with .to()")
+
+
+class NonFinitePlan(ValueError):
+    """A policy planned NaN or infinity, which must reach no simulator and no robot."""
+
+
+def require_finite(actions: np.ndarray, policy: str, inputs: np.ndarray, skills: np.ndarray) -> np.ndarray:
+    """The actions, where they are finite. For one row it costs less than a microsecond.
+
+    Args:
+        policy: Its name, for the message.
+        inputs: What they were planned from.
+
+    Raises:
+        NonFinitePlan: the message says whether that is for the inputs or for the weights.
+    """
+    flat = actions.reshape(-1)
+    n = len(flat)
+    if n <= 32:  # three ways to the same answer, each the cheapest for its size
+        finite = math.isfinite(sum(flat.tolist()))
+    elif n <= len(_ZEROS):
+        finite = flat.dot(_ZEROS[:n]) == 0  # 0 times a number is 0, unless that is infinite or NaN
+    else:
+        finite = np.isfinite(flat).all()
+    if finite:
+        return actions
+    for name, given in (("observations", inputs), ("skills", skills)):
+        if not np.isfinite(given).all():
+            row, column = np.argwhere(~np.isfinite(given))[0].tolist()
+            raise NonFinitePlan(
+                f"{policy} was given {name} with {given[row, column]} in row {row}, column {column}, so its plan would "
+                f"not be finite; expected finite numbers"
+            )
+    row = int(np.argwhere(~np.isfinite(actions.reshape(len(inputs), -1)).all(1))[0, 0])
+    raise NonFinitePlan(
+        f"{policy} plans NaN or infinity for row {row}, whose observation and skill are finite: its weights are too "
+        f"extreme to compute with, so they are damaged, or its training diverged; load or train another policy"
+    )
+
+
+def policy_name(policy: PolicyNetwork) -> str:
+    """How messages name a policy."""
+    return f"the skill policy {getattr(policy, 'name_or_path', None) or '(made in this program)'}"
 
 
 class NumpyEngine:
@@ -124,25 +189,27 @@ class NumpyEngine:
         scale = np.concatenate([policy.normalizer.scale.cpu().numpy()[inputs], skills + 1])
         self._net = NumpyResidualMLP(policy.net.state_dict(), config.depth, scale)
         self._low, self._high, self._action_dim = policy.action_low, policy.action_high, config.action_dim
-        self._discrete = config.discrete_actions
+        self._range = tuple(limit.cpu().numpy() for limit in policy.action_range)
+        self._discrete, self._name = config.discrete_actions, policy_name(policy)
         self._bounds: dict[int, tuple[np.ndarray, ...]] = {}
 
     def __call__(self, inputs: np.ndarray, skills: np.ndarray, steps: int) -> np.ndarray:
         if len(inputs) == 1:
-            return self._row(inputs[0], skills[0], steps)[None]
+            return require_finite(self._row(inputs[0], skills[0], steps)[None], self._name, inputs, skills)
         if len(inputs) <= _ROWS:
             return self.rows(inputs, skills, steps)
         joined = np.concatenate((inputs, skills), axis=1)
         if self._frame is not None:
             self._frame.enter(joined.T, NUMPY)
-        return self._actions(joined, steps).reshape(len(inputs), steps, self._action_dim)
+        plans = self._actions(joined, steps).reshape(len(inputs), steps, self._action_dim)
+        return require_finite(plans, self._name, inputs, skills)
 
     def rows(self, inputs: np.ndarray, skills: np.ndarray, steps: int) -> np.ndarray:
         """As calling the engine, with each row computed alone."""
         plans = np.empty((len(inputs), steps, self._action_dim), np.float32)
         for i in range(len(plans)):
             plans[i] = self._row(inputs[i], skills[i], steps)
-        return plans
+        return require_finite(plans, self._name, inputs, skills)
 
     def _row(self, inputs: np.ndarray, skill: np.ndarray, steps: int) -> np.ndarray:
         if self._frame is None:
@@ -158,8 +225,11 @@ class NumpyEngine:
         outputs = steps * self._action_dim
         actions = self._net(joined, joined[..., -self._skill_dim :], outputs)
         if self._discrete:
-            choice = actions.reshape(*actions.shape[:-1], steps, self._action_dim).argmax(-1)
-            return np.where(np.arange(self._action_dim) == choice[..., None], self._high, self._low)
+            choices = actions.reshape(*actions.shape[:-1], steps, self._action_dim)
+            chosen = np.where(np.arange(self._action_dim) == choices.argmax(-1)[..., None], self._high, self._low)
+            if not np.isfinite(choices).all():  # the largest of these would be some action nevertheless
+                chosen[~np.isfinite(choices).all(-1)] = np.nan
+            return chosen
         low, high, middle, half = self._bounds.get(steps) or self._tile_bounds(steps)
         np.tanh(actions, out=actions)
         actions *= half
@@ -168,8 +238,8 @@ class NumpyEngine:
         return np.maximum(actions, low, out=actions)
 
     def _tile_bounds(self, steps: int) -> tuple[np.ndarray, ...]:
-        low, high = self._low.astype(np.float64), self._high.astype(np.float64)
-        kinds = (low, high, (low + high) / 2, (high - low) / 2)
+        low, high = (limit.astype(np.float64) for limit in self._range)
+        kinds = (self._low, self._high, (low + high) / 2, (high - low) / 2)
         self._bounds[steps] = tuple(np.tile(kind, steps).astype(np.float32) for kind in kinds)
         return self._bounds[steps]
 
@@ -178,12 +248,13 @@ class TorchEngine:
     """Plans in eager torch on the policy's device, with `dtype` for the network's arithmetic."""
 
     def __init__(self, policy: PolicyNetwork, dtype: torch.dtype | None = None) -> None:
-        self._policy = _rounded(policy, dtype)
+        self._policy, self._name = _rounded(policy, dtype), policy_name(policy)
 
     def __call__(self, inputs: np.ndarray, skills: np.ndarray, steps: int) -> np.ndarray:
         with torch.inference_mode():
             joined = torch.from_numpy(np.concatenate((inputs, skills), axis=1)).to(self._policy.device)
-            return self._policy.emit(joined, steps).cpu().numpy()
+            plans = self._policy.emit(joined, steps).cpu().numpy()
+        return require_finite(plans, self._name, inputs, skills)
 
     def rows(self, inputs: np.ndarray, skills: np.ndarray, steps: int) -> np.ndarray:
         """As calling the engine, with each row computed alone."""
@@ -194,10 +265,11 @@ class TorchEngine:
 
 
 class CpuEngine:
-    """Numpy up to the batch size to which it was measured to be faster, then torch."""
+    """Numpy up to the batch size to which it was measured to be faster, then torch; torch alone for huge networks."""
 
     def __init__(self, policy: PolicyNetwork) -> None:
-        self._numpy, self._torch = NumpyEngine(policy), TorchEngine(policy)
+        self._torch = TorchEngine(policy)
+        self._numpy = NumpyEngine(policy) if _is_small(policy) else self._torch
 
     def __call__(self, inputs: np.ndarray, skills: np.ndarray, steps: int) -> np.ndarray:
         return (self._numpy if len(inputs) <= _NUMPY_BATCH else self._torch)(inputs, skills, steps)
@@ -206,12 +278,12 @@ class CpuEngine:
 class RowEngine:
     """Plans each row alone: a plan for n environments is, bit for bit, n plans for one, on whatever device.
 
-    In numpy for MLPs, for U-Nets with a copy of the policy on the CPU.
+    In numpy for MLPs, for U-Nets and huge networks in torch on the CPU.
     """
 
     def __init__(self, policy: PolicyNetwork) -> None:
-        is_mlp = policy.config.network == "mlp"
-        self._engine = NumpyEngine(policy) if is_mlp else TorchEngine(copy.deepcopy(policy).cpu())
+        in_numpy = policy.config.network == "mlp" and _is_small(policy)
+        self._engine = NumpyEngine(policy) if in_numpy else TorchEngine(copy.deepcopy(policy).cpu())
 
     def __call__(self, inputs: np.ndarray, skills: np.ndarray, steps: int) -> np.ndarray:
         return self._engine.rows(inputs, skills, steps)
@@ -244,7 +316,7 @@ class CudaGraphEngine:
                 f"the 'cuda-graph' engine needs the policy on a CUDA device, got {policy.device}; "
                 f"move it with policy.to('cuda'), or use the 'auto' engine"
             )
-        self._policy = _rounded(policy, dtype)
+        self._policy, self._name = _rounded(policy, dtype), policy_name(policy)
         self._recordings: dict[tuple[int, int], Recording] = {}
 
     def __call__(self, inputs: np.ndarray, skills: np.ndarray, steps: int) -> np.ndarray:
@@ -257,13 +329,15 @@ class CudaGraphEngine:
         recording = self._recordings[key]
         recording.staged[:n, :read], recording.staged[:n, read:] = inputs, skills
         recording.replay()
-        return recording.actions[:n].copy()
+        return require_finite(recording.actions[:n].copy(), self._name, inputs, skills)
 
     def _record(self, size: int, steps: int) -> Recording:
         policy, config = self._policy, self._policy.config
         width = len(config.layout.policy_inputs) + config.skill_space.skill_dim
-        staged = torch.zeros(size, width, pin_memory=True)  # only pinned memory is copied while the host goes on
-        actions = torch.zeros(size, steps, config.action_dim, pin_memory=True)
+        staged = torch.zeros(
+            size, width, dtype=torch.float32, pin_memory=True
+        )  # only pinned memory is copied while the host goes on
+        actions = torch.zeros(size, steps, config.action_dim, dtype=torch.float32, pin_memory=True)
         with torch.cuda.device(policy.device), torch.no_grad():
             joined, side = staged.to(policy.device), torch.cuda.Stream()
             side.wait_stream(torch.cuda.current_stream())
@@ -332,6 +406,10 @@ def _rounded(policy: PolicyNetwork, dtype: torch.dtype | None) -> PolicyNetwork:
     policy = copy.deepcopy(policy)
     policy.net = _Rounded(policy.net, dtype)
     return policy
+
+
+def _is_small(policy: PolicyNetwork) -> bool:
+    return sum(parameter.numel() for parameter in policy.parameters()) <= _NUMPY_NUMBERS
 
 
 def _low_precision(dtype: str | torch.dtype | None) -> torch.dtype | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from dataclasses import replace
 from pathlib import Path
 
 from didi_gym import hub
@@ -11,7 +12,7 @@ from didi_gym.core.files import MEGABYTE, SafeFileError, in_short, parse_json, r
 from didi_gym.core.schema import from_dict, to_dict
 from didi_gym.models.config import FORMAT_VERSION, PolicyConfig
 from didi_gym.models.policy_network import PolicyNetwork
-from didi_gym.models.weights import write_tensors
+from didi_gym.models.weights import tensors_sha256, write_tensors
 
 CONFIG_FILE, WEIGHTS_FILE, TRAINING_FILE = "config.json", "model.safetensors", "training.safetensors"
 POLICY_FILES = (CONFIG_FILE, WEIGHTS_FILE)
@@ -21,8 +22,10 @@ def write_policy(policy: PolicyNetwork, folder: str | Path) -> Path:
     """Write `config.json` and `model.safetensors` into `folder` (made if absent); each file appears whole."""
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    write_tensors(folder / WEIGHTS_FILE, policy.state_dict())
-    write_atomically(folder / CONFIG_FILE, (json.dumps(to_dict(policy.config), indent=2) + "\n").encode())
+    weights = policy.state_dict()
+    config = replace(policy.config, weights_sha256=tensors_sha256(weights))
+    write_tensors(folder / WEIGHTS_FILE, weights)
+    write_atomically(folder / CONFIG_FILE, (json.dumps(to_dict(config), indent=2) + "\n").encode())
     return folder
 
 

@@ -176,6 +176,6 @@ def one_hot_choice(logits: Tensor, generator: torch.Generator | None = None) -> 
 def time_embedding(t: Tensor, dim: int) -> Tensor:
     """Sinusoidal embedding `(batch, dim)` of diffusion steps `(batch,)` (Vaswani et al. 2017, section 3.5)."""
     half = dim // 2
-    frequency = torch.exp(torch.arange(half, device=t.device) * (-np.log(10_000.0) / half))
+    frequency = torch.exp(torch.arange(half, device=t.device, dtype=torch.float32) * (-np.log(10_000.0) / half))
     angle = t.float()[:, None] * frequency
     return torch.cat([angle.sin(), angle.cos()], dim=-1)

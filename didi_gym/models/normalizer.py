@@ -10,6 +10,8 @@ from didi_gym.core.frames import localize
 from didi_gym.core.layout import Layout
 
 _TAIL = 0.0005  # share of samples beyond each limit: one outlier must not squeeze the rest
+_EDGE = 0.01  # share of samples beyond either edge of what is certain to be no outlier
+_REACH = 10.0  # half widths between the edges and a limit from which on the limit itself is an outlier
 _CONSTANT = 1e-6  # a dimension that moves less than this is constant and is only centred
 
 
@@ -41,7 +43,13 @@ class Normalizer(nn.Module):
         Differences from the first state are centred at zero too.
         """
         states = localize(np.asarray(windows, np.float32), layout)[0].reshape(-1, layout.state_dim)
-        low, high = np.quantile(states, [_TAIL, 1 - _TAIL], axis=0)
+        low, first, last, high = np.quantile(states, [_TAIL, _EDGE, 1 - _EDGE, 1 - _TAIL], axis=0)
+        reach = _REACH * (last - first) / 2
+        moves = reach > _REACH * _CONSTANT  # else what is rare is all that happens there
+        low, high = (
+            np.where(moves & (low < first - reach), first, low),
+            np.where(moves & (high > last + reach), last, high),
+        )
         pairs = () if layout.heading is None else layout.heading.vectors
         for group in (*((i,) for i in layout.relative), *pairs):
             limit = max(np.abs(low[list(group)]).max(), np.abs(high[list(group)]).max())

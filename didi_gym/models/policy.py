@@ -18,7 +18,16 @@ from didi_gym.core.files import SafeFileError
 from didi_gym.core.frames import turn
 from didi_gym.models.config import PolicyConfig
 from didi_gym.models.dynamics import DynamicsEnsemble
-from didi_gym.models.engines import Engine, EngineName, TorchEngine, WeightWatch, check_arguments, make_engine
+from didi_gym.models.engines import (
+    Engine,
+    EngineName,
+    TorchEngine,
+    WeightWatch,
+    check_arguments,
+    make_engine,
+    policy_name,
+    require_finite,
+)
 from didi_gym.models.folder import TRAINING_FILE, WEIGHTS_FILE, read_config, write_policy
 from didi_gym.models.policy_network import PolicyNetwork
 from didi_gym.models.publishing import push_policy
@@ -36,7 +45,8 @@ class Plan(Generic[Array]):
     """What a policy imagines, in environment units: arrays where arrays were given, tensors where tensors were."""
 
     actions: Array
-    """`(n, horizon, action_dim)`, inside the action bounds."""
+    """`(n, horizon, action_dim)`, inside the action bounds; without imagined states only those of one pass of the
+    policy, `(n, actions_per_plan, action_dim)`."""
     observations: Array | None
     """Imagined states `(n, horizon, state_dim)`, relative dimensions counted from the start; None where the policy was
     loaded without its dynamics model."""
@@ -47,7 +57,8 @@ class SkillPolicy(PolicyNetwork):
 
     `forward` speaks normalised units in the trajectory's own frame; `plan`, `plan_actions` and `act` speak environment
     units in the world's frame. These take arrays and return arrays, or take tensors on the policy's device and return
-    tensors there, without waiting for the device. Source: DIDI (Liu et al., ICML 2024, arXiv 2405.14790).
+    tensors there, without waiting for the device: NaN or infinity in an array is an error, but a tensor that holds one
+    is not looked into and makes NaN actions. Source: DIDI (Liu et al., ICML 2024, arXiv 2405.14790).
     """
 
     def __init__(self, config: PolicyConfig) -> None:
@@ -85,7 +96,8 @@ class SkillPolicy(PolicyNetwork):
             float32 `(n, steps, action_dim)`, environment units inside the bounds, of the same kind.
 
         Raises:
-            ValueError: wrong shapes, more steps than the horizon, arrays beside tensors, or another device.
+            ValueError: wrong shapes, more steps than the horizon, NaN or infinity in an array, arrays beside tensors,
+                or another device; of arrays, a plan that is not finite.
         """
         inputs, skills = check_arguments(self, inputs, skills)
         most = self.config.actions_per_plan
@@ -104,26 +116,28 @@ class SkillPolicy(PolicyNetwork):
             self._engine = self.engine(), watch
         return self._engine[0](inputs, skills, steps)
 
-    def act(self, observations: Array, skills: Array) -> Array:
+    def act(self, inputs: Array, skills: Array) -> Array:
         """The next action `(n, action_dim)` for each row: the closed loop of the paper, a new plan every step."""
-        return self.plan_actions(observations, skills, 1)[:, 0]
+        return self.plan_actions(inputs, skills, 1)[:, 0]
 
-    def plan(self, observations: Array, skills: Array) -> Plan[Array]:
+    def plan(self, inputs: Array, skills: Array) -> Plan[Array]:
         """Plan whole trajectories, with the states they lead to where a dynamics model (or the joint form) tells.
 
         Args:
-            observations: What the policy reads, `(n, len(policy_inputs))`, environment units; an array, or a tensor
-                on the policy's device.
+            inputs: What the policy reads, `(n, len(policy_inputs))`, environment units; an array, or a tensor on the
+                policy's device.
             skills: `(n, skill_dim)`, of the same kind.
         """
-        observations, skills = check_arguments(self, observations, skills)
+        inputs, skills = check_arguments(self, inputs, skills)
         if self.dynamics is None and not self._joint:
-            return Plan(self.plan_actions(observations, skills), None)
-        if isinstance(observations, Tensor):
-            return Plan(*self._imagine(torch.cat([observations, skills], dim=-1)))
-        joined = torch.from_numpy(np.concatenate([observations, skills], axis=-1)).to(self.device)
-        actions, states = self._imagine(joined)
-        return Plan(actions.cpu().numpy(), states.cpu().numpy())
+            return Plan(self.plan_actions(inputs, skills), None)
+        if isinstance(inputs, Tensor):
+            return Plan(*self._imagine(torch.cat([inputs, skills], dim=-1)))
+        joined = torch.from_numpy(np.concatenate([inputs, skills], axis=-1)).to(self.device)
+        planned = [part.cpu().numpy() for part in self._imagine(joined)]
+        for part in planned:
+            require_finite(part, policy_name(self), inputs, skills)
+        return Plan(*planned)
 
     def engine(
         self, name: EngineName = "auto", *, dtype: str | torch.dtype | None = None, batch_invariant: bool = False
@@ -269,22 +283,39 @@ class SkillPolicy(PolicyNetwork):
         )
         config = read_config(folder)
         try:
-            policy = load_network(lambda: cls(config), folder / WEIGHTS_FILE)
+            policy = load_network(lambda: cls(config), folder / WEIGHTS_FILE, sha256=config.weights_sha256)
             _require_sound(policy, folder / WEIGHTS_FILE)
             if os.path.lexists(folder / TRAINING_FILE) and config.consistency == "dynamics":
                 policy.attach_dynamics(DynamicsEnsemble.from_training(folder / TRAINING_FILE, policy.config))
         except SafeFileError as error:
             raise hub.SkillPolicyHubError(str(error)) from error
-        policy.name_or_path = str(name_or_path) if commit is None else str(name_or_path).partition("@")[0]
+        local = os.path.abspath(Path(name_or_path).expanduser())  # of the folder that is the present one now
+        given = local if commit is None and os.path.isdir(local) else str(name_or_path)
+        policy.name_or_path = given if commit is None else given.partition("@")[0]
         policy.revision = commit
         return policy.eval().requires_grad_(False).to(pick_device(device))
 
 
 def pick_device(device: str | torch.device) -> torch.device:
-    """The device meant: "auto" is a GPU where there is one."""
+    """The device meant: "auto" is a GPU where there is one.
+
+    Raises:
+        ValueError: no device of torch, or one that this computer does not have.
+    """
     if device == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    return torch.device(device)
+    try:
+        chosen = torch.device(device)
+    except RuntimeError as error:
+        raise ValueError(f"device: expected auto, cpu, cuda, cuda:1 or mps, got {device!r}") from error
+    there = {"cuda": torch.cuda.device_count(), "mps": int(torch.backends.mps.is_available())}
+    count = there.get(chosen.type)
+    if count is not None and (chosen.index or 0) >= count:
+        raise ValueError(
+            f"device: {chosen} was asked for, but torch finds {count or 'no'} {chosen.type} device"
+            f"{'' if count == 1 else 's'} on this computer; use cpu or auto"
+        )
+    return chosen
 
 
 def _require_sound(policy: SkillPolicy, path: Path) -> None:
@@ -293,3 +324,6 @@ def _require_sound(policy: SkillPolicy, path: Path) -> None:
         raise SafeFileError(f"{path} is damaged: normalizer.scale must be positive; fetch or write it again")
     if not (policy.low <= policy.high).all():
         raise SafeFileError(f"{path} is damaged: action bounds low exceed high; fetch or write it again")
+    least, most = policy.action_range
+    if not (policy.low <= least).all() or not (most <= policy.high).all():
+        raise SafeFileError(f"{path}: the action bounds in it must hold action_range of config.json; fetch both again")

@@ -13,7 +13,7 @@ from didi_gym.models.dynamics import DynamicsEnsemble
 from didi_gym.models.networks import ResidualMLP, one_hot_choice
 from didi_gym.models.normalizer import Normalizer
 from didi_gym.models.unet import TemporalUNet
-from didi_gym.models.weights import MAX_NUMBERS
+from didi_gym.models.weights import MAX_NUMBERS, float32_by_default
 
 _TORCH = torch.arctan2, torch.cos, torch.sin
 
@@ -27,7 +27,10 @@ class PolicyNetwork(nn.Module):
     low: Tensor
     high: Tensor
     input_indices: Tensor
+    range_low: Tensor
+    range_high: Tensor
 
+    @float32_by_default()
     def __init__(self, config: PolicyConfig) -> None:
         super().__init__()
         self.config = config
@@ -50,6 +53,10 @@ class PolicyNetwork(nn.Module):
         self.normalizer = Normalizer(layout.state_dim)
         self.register_buffer("low", -torch.ones(config.action_dim))
         self.register_buffer("high", torch.ones(config.action_dim))
+        if config.action_range is not None:
+            for name, limit in zip(("range_low", "range_high"), config.action_range, strict=True):
+                limits = torch.tensor(limit, dtype=torch.float32, device="cpu")
+                self.register_buffer(name, limits, persistent=False)
         if (numbers := sum(tensor.numel() for tensor in self.state_dict().values())) > MAX_NUMBERS:
             raise ValueError(f"a policy may have {MAX_NUMBERS:,} weights, this would have {numbers:,}: lower its width")
 
@@ -70,6 +77,12 @@ class PolicyNetwork(nn.Module):
     def action_high(self) -> np.ndarray:
         """Upper action bounds `(action_dim,)`, environment units."""
         return self.high.cpu().numpy()
+
+    @property
+    def action_range(self) -> tuple[Tensor, Tensor]:
+        """The actions `(action_dim,)` that -1 and 1 stand for, environment units: the bounds where the configuration
+        has no `action_range`."""
+        return (self.low, self.high) if self.config.action_range is None else (self.range_low, self.range_high)
 
     def forward(
         self, inputs: Tensor, skills: Tensor, generator: torch.Generator | None = None
@@ -95,7 +108,11 @@ class PolicyNetwork(nn.Module):
             emitted = config.actions_per_plan * config.action_dim
             actions = output[:, :emitted].unflatten(1, (config.actions_per_plan, -1))
             changes = output[:, emitted:].unflatten(1, (config.horizon - 1, -1)) if self._joint else None
-        actions = one_hot_choice(actions, generator) if config.discrete_actions else actions.tanh()
+        if config.discrete_actions:
+            # of logits that are no numbers the largest would be some action nevertheless: the sum makes all of it NaN
+            actions = one_hot_choice(actions, generator) + 0 * actions.detach().sum(-1, keepdim=True)
+        else:
+            actions = actions.tanh()
         return actions, changes if self._joint else None
 
     def trajectory(
@@ -159,5 +176,6 @@ class PolicyNetwork(nn.Module):
 
     def to_environment(self, actions: Tensor) -> Tensor:
         """Actions in [-1, 1] in environment units, inside the bounds."""
-        scaled = self.low + (actions + 1) / 2 * (self.high - self.low)
+        low, high = self.action_range
+        scaled = low + (actions + 1) / 2 * (high - low)
         return torch.minimum(torch.maximum(scaled, self.low), self.high)  # rounding must not leave the bounds

@@ -100,7 +100,7 @@ class DiffusionPrior(nn.Module):
             `(batch, horizon, state_dim + action_dim)`, normalised.
         """
         shape = (len(first), self.horizon, self.state_dim + self.action_dim)
-        noise: dict[str, Any] = {"generator": generator, "device": first.device}
+        noise: dict[str, Any] = {"generator": generator, "device": first.device, "dtype": first.dtype}
         x = torch.randn(shape, **noise)
         times = torch.linspace(len(self.schedule) - 1, 0, sampling_steps or len(self.schedule)).round().long()
         abars = self.schedule.alphas_cumprod[times].tolist() + [1.0]

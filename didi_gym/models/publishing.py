@@ -39,7 +39,7 @@ def push_policy(
         write_policy(policy, folder)
         files |= {name: (Path(folder) / name).read_bytes() for name in POLICY_FILES}
     results = parse_results(files[RESULTS_FILE]) if RESULTS_FILE in files else None
-    text = card.read_text(encoding="utf-8") if isinstance(card, Path) else card
+    text = read_to_push(CARD_FILE, card).decode() if isinstance(card, Path) else card
     if text is None:
         pin = tag or branch
         source = f"{repo_id}@{pin}" if pin else repo_id

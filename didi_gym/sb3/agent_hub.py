@@ -32,7 +32,6 @@ from didi_gym.sb3.agents import (
     require_same_skills,
 )
 from didi_gym.version import __version__
-from didi_gym.wrappers.references import policy_reference
 
 if TYPE_CHECKING:
     from huggingface_hub import CommitInfo
@@ -202,8 +201,7 @@ def _require_public(policy: SkillPolicy, record: dict[str, Any], token: str | No
         raise SkillPolicyHubError(f"the agent's skill policy is a live object that nobody else can load: {publish}")
     if commit is None and (name not in list_pretrained() or Path(name).is_dir()):
         raise SkillPolicyHubError(f"the agent's skill policy is a folder on this disk ({name}): {publish}")
-    reference = policy_reference(policy)
-    assert reference is not None, "it has a name"
+    reference = name if commit is None else f"{name}@{commit}"
     public = SkillPolicy.from_pretrained(reference, device="cpu", token=token)
     if policy_sha256(public) != record["policy"]["sha256"]:
         raise SkillPolicyHubError(f"the agent's skill policy is no longer what {reference} holds: {publish}")

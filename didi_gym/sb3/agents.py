@@ -7,7 +7,6 @@ and another policy with a skill space of the same shape would fit, silently. So 
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import json
 import os
 from pathlib import Path
@@ -22,6 +21,9 @@ from stable_baselines3.common.vec_env import VecEnv, VecEnvWrapper, VecMonitor
 from didi_gym.core.files import MEGABYTE, in_short, parse_json, read_plain, write_atomically
 from didi_gym.sb3.vec_env import SkillActionVecEnvWrapper, make_vec_env
 from didi_gym.version import __version__
+from didi_gym.wrappers.make import is_entry_point
+from didi_gym.wrappers.references import SkillPolicyMismatch as SkillPolicyMismatch
+from didi_gym.wrappers.references import policy_sha256 as policy_sha256
 from didi_gym.wrappers.single import SkillActionWrapper
 
 if TYPE_CHECKING:
@@ -32,44 +34,6 @@ Agent = TypeVar("Agent", bound=BaseAlgorithm)
 FORMAT_VERSION = 1
 RECORDED = frozenset({"algorithm", "policy", "skill_durations", "action_space", "env_spec"})
 MONITOR = "stable_baselines3.common.monitor:Monitor"
-MAKE_REGISTERED = "didi_gym.wrappers.make:make_registered"
-
-
-class SkillPolicyMismatch(ValueError):
-    """An agent was to act through other skills than those it was trained on."""
-
-
-def policy_sha256(policy: SkillPolicy) -> str:
-    """The hash of what a skill policy does: configuration and weights, not where it is stored or on which device.
-
-    Returns:
-        64 hexadecimal digits: SHA-256 of the configuration as canonical JSON, without versions and defaults, then of
-        name, shape, type and little-endian bytes of every tensor, in the order of their names.
-    """
-    config = {key: value for key, value in _chosen(policy.config).items() if not key.endswith("_version")}
-    digest = hashlib.sha256(_canonical(config))
-    for name, tensor in sorted(policy.state_dict().items()):
-        array = tensor.detach().cpu().numpy()
-        digest.update(_canonical([name, list(array.shape), str(array.dtype)]))
-        digest.update(array.astype(array.dtype.newbyteorder("<")).tobytes())
-    return digest.hexdigest()
-
-
-def _chosen(value: Any) -> Any:
-    """A dataclass as JSON types, without what has its default: a setting added by a later version changes no hash."""
-    if dataclasses.is_dataclass(value):
-        chosen = {}
-        for field in dataclasses.fields(value):
-            make = field.default_factory
-            default = field.default if make is dataclasses.MISSING else make()
-            if (setting := getattr(value, field.name)) != default:
-                chosen[field.name] = _chosen(setting)
-        return chosen
-    return [_chosen(item) for item in value] if isinstance(value, (list, tuple)) else value
-
-
-def _canonical(value: Any) -> bytes:
-    return json.dumps(value, sort_keys=True, separators=(",", ":")).encode() + b"\n"
 
 
 def save_agent(agent: BaseAlgorithm, path: str | Path) -> Path:
@@ -103,7 +67,9 @@ def save_agent(agent: BaseAlgorithm, path: str | Path) -> Path:
 def load_agent(algorithm: type[Agent], path: str | Path, env: gym.Env | VecEnv | None = None, **kwargs: Any) -> Agent:
     """Load an agent saved by `save_agent`, after checking that the environment runs the skills it was trained on.
 
-    An SB3 zip holds pickles, and an environment's spec names code to run: load only agents you trust.
+    An SB3 zip holds pickles, and an environment's spec names code to run. Both are opened without a question, as in
+    SB3's own `load`: a file that you name is taken to be yours. Name none that came from somebody you do not trust;
+    `load_agent_from_hub`, which fetches strangers' files, asks for that trust.
 
     Args:
         algorithm: the agent's class, as in `SAC.load`.
@@ -224,8 +190,9 @@ def make_recorded_env(recorded: dict[str, Any], policy: SkillPolicy | None = Non
             if "policy" in settings:
                 settings["policy"] = policy
     wrappers = spec.additional_wrappers
-    if spec.entry_point == MAKE_REGISTERED and not wrappers:
-        return make_vec_env(**spec.kwargs)
+    if is_entry_point(spec.entry_point) and not wrappers:
+        limit = {} if spec.max_episode_steps is None else {"max_episode_steps": spec.max_episode_steps}
+        return make_vec_env(**{**limit, **spec.kwargs})
     classes: list[Any] = [load_env_creator(wrapper.entry_point) for wrapper in wrappers]
     skills = [isinstance(cls, type) and issubclass(cls, SkillActionWrapper) for cls in classes]
     if not any(skills):  # an id that makes skills itself

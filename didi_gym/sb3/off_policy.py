@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import Any
 
 import numpy as np
@@ -147,10 +148,15 @@ class SkillHerReplayBuffer(SkillDictReplayBuffer, HerReplayBuffer):
             under a new one. Set to False for tasks that go on (`continuing_task=True` in mazes).
         success_reward: the low-level reward that says the goal is reached: 1 for rewards 0/1, 0 for -1/0. Where None,
             the environment is asked for its reward at the goal itself.
+        copy_info_dict: whether to keep the info of every low-level step and give it to the environment's
+            `compute_reward`, which needs it where rewards do not depend on the goals alone.
 
-    Memory: `skill_duration` achieved goals per transition, beside what `DictReplayBuffer` holds.
+    Memory: `skill_duration` achieved goals per transition (with `copy_info_dict` infos too), beside what
+    `DictReplayBuffer` holds.
 
-    The base environment's reward must depend on achieved and desired goal only, and no wrapper inside may change it.
+    The base environment's reward must depend on achieved and desired goal (and info) only, and no wrapper inside may
+    change it. Where an environment goes on after its goal was reached although `terminal_on_success` says that it ends,
+    a warning names what to set.
 
     Example:
         >>> env = didi_gym.make("AntMaze_Open-v5", "ant-directions", continuing_task=False, discount=0.995)
@@ -173,6 +179,7 @@ class SkillHerReplayBuffer(SkillDictReplayBuffer, HerReplayBuffer):
         her_ratio: float = 0.8,
         terminal_on_success: bool = True,
         success_reward: float | None = None,
+        copy_info_dict: bool = False,
     ) -> None:
         if not 0 <= her_ratio <= 1:
             raise ValueError(f"her_ratio is a share of each batch and must be in [0, 1], got {her_ratio}")
@@ -199,9 +206,13 @@ class SkillHerReplayBuffer(SkillDictReplayBuffer, HerReplayBuffer):
         self.terminal_on_success = terminal_on_success
         self.success_reward = success_reward
         self.reward_rule = rule
+        self._warned = False
         goal = observation_space["achieved_goal"]
+        if not isinstance(goal, spaces.Box):
+            raise ValueError(f"SkillHerReplayBuffer needs goals in a Box, got {goal}; write them as a Box inside")
         slots = (self.buffer_size, self.n_envs)
-        self.achieved_goals = np.zeros((*slots, duration, *goal.shape), dtype=goal.dtype)  # type: ignore[misc]
+        self.achieved_goals = np.zeros((*slots, duration, *goal.shape), dtype=goal.dtype)
+        self._infos = np.empty(slots, dtype=object) if copy_info_dict else None  # of low-level steps
         self._reached = np.zeros(slots, dtype=bool)  # the skill's last step reached the goal it had
         self._episode_last = np.full(slots, -1, dtype=np.int64)  # slot of the episode's last skill, -1 while running
         self._episode_skills = np.zeros(self.n_envs, dtype=np.int64)  # skills so far of the running episodes
@@ -211,10 +222,23 @@ class SkillHerReplayBuffer(SkillDictReplayBuffer, HerReplayBuffer):
         self.skill_lengths[self.pos] = read_lengths(infos)
         if self.success_reward is None:
             goal = np.asarray(obs["desired_goal"])[:1]
-            self.success_reward = float(self._goal_rewards(goal[:, None], goal)[0, 0])
+            steps = None if self._infos is None else [infos[0]["skill_infos"][:1]]
+            self.success_reward = float(self._goal_rewards(goal[:, None], goal, steps)[0, 0])
         for index, info in enumerate(infos):
             self.achieved_goals[self.pos, index] = info["skill_achieved_goals"]
-            self._reached[self.pos, index] = self._succeeds(info["skill_rewards"][info["skill_length"] - 1])
+            if self._infos is not None:
+                self._infos[self.pos, index] = info["skill_infos"]
+            hits = self._succeeds(info["skill_rewards"][: info["skill_length"]])
+            self._reached[self.pos, index] = hits[-1]
+            if self.terminal_on_success and hits.any() and not done[index] and not self._warned:
+                self._warned = True
+                warnings.warn(
+                    "the environment went on where the goal was reached, but terminal_on_success=True lets relabelled "
+                    "episodes end there, so these teach other values than real ones. Pass replay_buffer_kwargs="
+                    "{'terminal_on_success': False, ...}, or make an environment that ends there (mazes: "
+                    "env_kwargs={'continuing_task': False})",
+                    stacklevel=2,
+                )
         slot = self.pos
         DictReplayBuffer.add(self, obs, next_obs, action, reward, done, infos)
         self._episode_last[slot] = -1
@@ -251,7 +275,8 @@ class SkillHerReplayBuffer(SkillDictReplayBuffer, HerReplayBuffer):
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Rewards, dones and lengths `(n,)` of the skills at `(slots, environments)`, had their goals been `goals`."""
         _, dones, lengths = self._stored(at)
-        rewards = self._goal_rewards(self.achieved_goals[at], goals)  # (n, k)
+        infos = None if self._infos is None else list(self._infos[at])
+        rewards = self._goal_rewards(self.achieved_goals[at], goals, infos)  # (n, k)
         if self.terminal_on_success:
             # A skill's padding repeats its last goal, so it cannot succeed first there.
             hits = self._succeeds(rewards)
@@ -264,10 +289,10 @@ class SkillHerReplayBuffer(SkillDictReplayBuffer, HerReplayBuffer):
         assert self.success_reward is not None  # the first `add` asked the environment
         return rewards >= self.success_reward - SUCCESS_TOLERANCE
 
-    def _goal_rewards(self, achieved_goals: np.ndarray, goals: np.ndarray) -> np.ndarray:
+    def _goal_rewards(self, achieved_goals: np.ndarray, goals: np.ndarray, infos: Any = None) -> np.ndarray:
         if self.env is None:
             raise ValueError("the buffer was loaded without an environment to compute rewards; call set_env(env)")
-        return self.env.env_method("goal_rewards", achieved_goals, goals, indices=[0])[0]
+        return self.env.env_method("goal_rewards", achieved_goals, goals, infos, indices=[0])[0]
 
     def _end_abandoned_episodes(self, obs: dict[str, np.ndarray]) -> None:
         """Notice where the environment was reset without a done (a new call of `learn`): goals must not cross that."""

@@ -13,14 +13,20 @@ import gymnasium as gym
 import numpy as np
 from gymnasium.envs.registration import EnvSpec
 from stable_baselines3.common.env_util import make_vec_env as make_monitored
-from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecEnv, VecEnvWrapper
+from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecEnv, VecEnvWrapper, VecNormalize
 from stable_baselines3.common.vec_env.base_vec_env import VecEnvIndices, VecEnvObs, VecEnvStepReturn
 
-from didi_gym.wrappers.controller import Engine, EngineName, MaskFn, ObservationFn, Schedule, SkillController, rows_of
+from didi_gym.wrappers.controller import Engine, EngineName, MaskFn, ObservationFn, Schedule, SkillController
 from didi_gym.wrappers.executor import SkillExecutor
 from didi_gym.wrappers.ids import SKILL_ID
-from didi_gym.wrappers.make import VECTOR_ONLY, EnvId, known_pair, make_wrapped, split_settings
-from didi_gym.wrappers.references import check_executors, load_policy, policy_reference, resolve_settings
+from didi_gym.wrappers.make import VECTOR_ONLY, EnvId, known_settings, make_wrapped, split_settings
+from didi_gym.wrappers.references import (
+    check_executors,
+    load_policy,
+    policy_reference,
+    resolve_settings,
+    warn_of_other_dt,
+)
 from didi_gym.wrappers.workers import WORKER_TIMEOUT, WorkerError, Workers, start
 
 if TYPE_CHECKING:
@@ -69,6 +75,14 @@ class SkillActionVecEnvWrapper(VecEnvWrapper):
         worker_timeout: float | None = WORKER_TIMEOUT,
     ) -> None:
         self._make: Callable[[], SkillActionVecEnvWrapper] | None = None
+        layer: Any = venv
+        while isinstance(layer, VecEnvWrapper):
+            if isinstance(layer, VecNormalize):
+                raise ValueError(
+                    "the skill policy reads observations in the environment's own units, and a VecNormalize inside "
+                    "changes these: put it around the skills, VecNormalize(didi_gym.sb3.make_vec_env(...))"
+                )
+            layer = layer.venv
         self.policy = load_policy(policy, device)
         longest, replan_every = check_executors(venv.action_space, self.policy, "didi_gym.sb3.make_vec_env")
         durations, _ = resolve_settings(self.policy, skill_duration or longest, False, replan_every)
@@ -79,6 +93,7 @@ class SkillActionVecEnvWrapper(VecEnvWrapper):
             replan_every=replan_every,
             obs_fn=obs_fn,
             mask_fn=mask_fn,
+            num_envs=venv.num_envs,
             engine=engine,
             batch_invariant=batch_invariant,
         )
@@ -97,9 +112,12 @@ class SkillActionVecEnvWrapper(VecEnvWrapper):
         self._kept: Any = None
         self._schedule: Schedule | None = None
         base = venv.unwrapped
+        self._timeout = worker_timeout
         if isinstance(base, SubprocVecEnv):
             self._workers = Workers(base, base.processes, _close_killed)
             base.remotes = tuple(self._workers.watch(base.remotes, worker_timeout))
+        if getattr(self.policy.config, "step_seconds", None):
+            warn_of_other_dt(self.policy, self.venv.get_attr("step_seconds", indices=[0])[0], "the environment")
 
     def reset(self) -> VecEnvObs:
         self._schedule = None
@@ -145,7 +163,9 @@ class SkillActionVecEnvWrapper(VecEnvWrapper):
 
     def close(self) -> None:
         """End all environments. A worker that fails meanwhile is ended, which is all that this is for."""
-        with contextlib.suppress(WorkerError):
+        base = self.venv.unwrapped
+        bounded = self._workers.closing(self._timeout) if isinstance(base, SubprocVecEnv) else contextlib.nullcontext()
+        with contextlib.suppress(WorkerError), bounded:
             super().close()
 
     def _send(self, schedule: Schedule) -> None:
@@ -157,7 +177,7 @@ class SkillActionVecEnvWrapper(VecEnvWrapper):
         return np.stack(self._all_masks())
 
     def _all_masks(self) -> list[np.ndarray]:
-        return list(self._controller.masks(rows_of(self._kept, self.num_envs)))
+        return list(self._controller.batch_masks(self._kept, self.num_envs))
 
     def _mask(self, index: int) -> np.ndarray:
         return self._all_masks()[index]
@@ -229,9 +249,10 @@ def make_vec_env(
     """
     if "num_envs" in kwargs:
         raise TypeError("Stable-Baselines3 calls it n_envs: make_vec_env(env_id, policy, n_envs=...)")
-    env_id, policy = known_pair(env_id, policy)
+    env_id, policy, wrappers, env_kwargs, kwargs = known_settings(env_id, policy, wrappers, env_kwargs, kwargs)
     live = load_policy(policy, kwargs.get("device", "auto"))
     settings = split_settings(live, env_id, env_kwargs, kwargs)
+    timeout = settings.planning.get("worker_timeout", WORKER_TIMEOUT)
     own_process = issubclass(vec_env_cls, SubprocVecEnv)
     venv = make_monitored(
         functools.partial(make_wrapped, env_id, wrappers, settings.low_level),
@@ -239,7 +260,7 @@ def make_vec_env(
         seed=seed,
         monitor_dir=monitor_dir,
         wrapper_class=SkillExecutor,
-        vec_env_cls=functools.partial(start, vec_env_cls),  # type: ignore[arg-type]
+        vec_env_cls=functools.partial(start, vec_env_cls, timeout=timeout),  # type: ignore[arg-type]
         vec_env_kwargs=vec_env_kwargs,
         monitor_kwargs=monitor_kwargs,
         wrapper_kwargs={**settings.executor, "report_errors": own_process},

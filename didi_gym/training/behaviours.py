@@ -7,6 +7,7 @@ imitates the data's own behaviours does not (docs/decisions.md).
 from __future__ import annotations
 
 import copy
+import hashlib
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -146,6 +147,7 @@ def _imitate(
     if skills.network == "unet":
         network = {"unet": to_dict(skills.unet)}
     settings = {"skills": skills.skill_space.size, "plan_length": length, **network, **_read_by_imitation(config)}
+    settings["behaviours"] = hashlib.sha256(segmentation.labels.tobytes()).hexdigest()
     rates = {"learning_rate": config.learning_rate, "ema_decay": config.ema_decay}
     return run.learn(stage, policy, loss, steps=steps, **rates, settings=settings)
 
@@ -178,7 +180,7 @@ def action_errors(run: Run, policy: SkillPolicy, skills: int) -> np.ndarray:
     """Squared error of each skill's next action at every step of the data, normalised units, `(steps, skills)`."""
     batches = run.batches
     errors = np.empty((len(batches.observations), skills), np.float32)
-    identity = torch.eye(policy.skill_space.size, device=batches.device)
+    identity = torch.eye(policy.skill_space.size, device=batches.device, dtype=torch.float32)
     with progress_bar("refine", len(errors), run.progress) as report:
         for first in range(0, len(errors), _CHUNK):
             states, actions = batches.at(torch.arange(first, min(first + _CHUNK, len(errors))), 1)

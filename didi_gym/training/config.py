@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import field, replace
+from dataclasses import field
 from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
 from didi_gym.core.skill_space import SkillSpace
-from didi_gym.data.dataset import TrajectoryDataset
 from didi_gym.data.windows import MIN_WINDOW
 from didi_gym.models.config import Count, Depth, Members, Noises, Rate, Share, UNetConfig, Weight, Width, settings
 
@@ -57,8 +56,9 @@ class DynamicsConfig:
 class BehaviourConfig:
     """Settings of behaviour skills: how behaviours are found in the data, imitated and, where wanted, tuned by DIDI."""
 
-    window: Annotated[int, Field(ge=MIN_WINDOW)] = 32
-    """Environment steps by which a behaviour is recognised."""
+    window: Annotated[int, Field(ge=MIN_WINDOW)] | None = None
+    """Environment steps by which a behaviour is recognised; default: of 16, 32, 64, 128 and 256 those that tell
+    behaviours apart best in this data."""
     stride: Count = 8
     """Steps from one window to the next."""
     components: Count = 32
@@ -159,8 +159,8 @@ class TrainConfig:
     prior: PriorConfig = field(default_factory=PriorConfig)
     dynamics: DynamicsConfig = field(default_factory=DynamicsConfig)
     horizon: Annotated[int, Field(ge=2, le=10_000)] | None = None
-    """Length H of a trajectory, in environment steps; default: for behaviour skills half of `behaviours.window`, else
-    what `TrajectoryDataset.suggest_horizon` finds."""
+    """Length H of a trajectory, in environment steps; default: for behaviour skills half of `behaviours.window` and at
+    most 64, else what `TrajectoryDataset.suggest_horizon` finds."""
     imagine: bool = False
     """Train the dynamics model even where the skills do not need it, so that `SkillPolicy.plan` can imagine states and
     evaluation can compare them with what happens."""
@@ -181,12 +181,3 @@ class TrainConfig:
     def needs_dynamics(self) -> bool:
         """Whether any stage uses the dynamics model."""
         return self.imagine or (self.needs_prior and self.skills.consistency == "dynamics")
-
-    def with_horizon_for(self, dataset: TrajectoryDataset) -> TrainConfig:
-        """These settings with the horizon decided: the default for behaviour skills asks that half of the episodes are
-        as long."""
-        if self.horizon is not None:
-            return self
-        rhythm = self.behaviours.window // 2
-        suits = self.learns_behaviours and (dataset.lengths >= rhythm).mean() >= 0.5
-        return replace(self, horizon=rhythm if suits else dataset.suggest_horizon())

@@ -16,7 +16,7 @@ _REPORT_EVERY = 50  # steps between readings of metrics, each of which waits for
 _GRADIENT_LIMIT = 1.0
 
 Loss = Callable[[torch.Generator, dict[str, float]], tuple[Tensor, Metrics]]
-"""`(generator, memory) -> (loss, metrics)`; `memory` holds numbers that go from step to step, such as a dual weight."""
+"""`(generator, carried) -> (loss, metrics)`; `carried` holds numbers that stay from step to step (dual weights)."""
 
 
 def optimize(label: str, state: TrainingState, loss: Loss, steps: int, learning_rate: float, progress: bool) -> None:

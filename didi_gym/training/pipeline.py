@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -11,20 +12,33 @@ from typing import Any, TypeVar
 import torch
 from torch import nn
 
-from didi_gym.core.files import SafeFileError, in_short
+from didi_gym.core.files import (
+    MEGABYTE,
+    SafeFileError,
+    in_short,
+    locked,
+    parse_json,
+    read_plain,
+    remove_leftovers,
+    write_atomically,
+)
 from didi_gym.core.schema import from_dict, to_dict
 from didi_gym.data.dataset import TrajectoryDataset
 from didi_gym.models.discriminator import Discriminator, WindowClassifier
 from didi_gym.models.dynamics import DynamicsEnsemble
-from didi_gym.models.folder import TRAINING_FILE
+from didi_gym.models.folder import POLICY_FILES, TRAINING_FILE
 from didi_gym.models.policy import SkillPolicy
 from didi_gym.models.prior import DiffusionPrior
-from didi_gym.models.weights import LONGEST_HEADER, load_info, load_network, write_tensors
+from didi_gym.models.weights import TensorFile, float32_by_default, load_network, read_training, write_tensors
 from didi_gym.training.behaviours import train_behaviours, tune_behaviours
 from didi_gym.training.checkpoints import TrainingStopped
 from didi_gym.training.config import TrainConfig
 from didi_gym.training.run import Run
+from didi_gym.training.segmentation import decide_lengths, fitting_window
 from didi_gym.training.stages import train_dynamics, train_prior, train_skills
+
+RUN_FILE = "run.json"
+_TRAINS = "is training into"
 
 Module = TypeVar("Module", bound=nn.Module)
 
@@ -32,20 +46,30 @@ Module = TypeVar("Module", bound=nn.Module)
 def hold_out(
     dataset: TrajectoryDataset, config: TrainConfig, share: float = 0.1
 ) -> tuple[TrajectoryDataset, TrajectoryDataset, TrainConfig]:
-    """Decide the horizon, and split the data as `train` does and `evaluate_skills` expects.
+    """Decide the window of behaviours and the horizon, and split the data as `train` and `evaluate_skills` do.
 
     Args:
         share: Of the episodes, for evaluation; 0 keeps none back.
 
     Returns:
-        What is trained on, what is held out, and the settings with the horizon in them.
+        What is trained on, what is held out, and the settings with what they leave to the data in them, and with no
+        more `feature_times` than the horizon has.
+
+    Raises:
+        DatasetError: nothing can be learned from the data with these settings.
     """
     dataset.require_horizon(2)
     dataset.require_change()
-    config = config.with_horizon_for(dataset)
+    skills = config.skills.skill_space.size
+    if config.learns_behaviours:
+        fitting_window(dataset, config.behaviours, skills)  # what the last stage would refuse is refused now
+    config = decide_lengths(dataset, config)
     assert config.horizon is not None
+    instants = min(config.skills.feature_times, config.horizon - 1)  # a horizon of three steps has two changes to see
     training, held_out = dataset.split(share, horizon=config.horizon) if share > 0 else (dataset, dataset)
-    return training, held_out, config
+    if config.learns_behaviours:
+        fitting_window(training, config.behaviours, skills)
+    return training, held_out, replace(config, skills=replace(config.skills, feature_times=instants))
 
 
 def train(
@@ -67,10 +91,29 @@ def train(
 
     On Ctrl-C the current stage's checkpoint is written, and the policy folder with what the skills stage has so far,
     before TrainingStopped (a KeyboardInterrupt) is raised.
+
+    Raises:
+        SafeFileError: another process is training into `output`, or a checkpoint there is damaged or another run's.
     """
     training, _, config = hold_out(dataset, config, held_out)
     checkpoints = output / "checkpoints"
     checkpoints.mkdir(parents=True, exist_ok=True)
+    with locked(output, _TRAINS), float32_by_default():
+        remove_leftovers(checkpoints)
+        for name in (*POLICY_FILES, TRAINING_FILE):
+            remove_leftovers(output, name)
+        return _train(training, config, output, checkpoints, reuse, device, progress)
+
+
+def _train(
+    training: TrajectoryDataset,
+    config: TrainConfig,
+    output: Path,
+    checkpoints: Path,
+    reuse: Path | None,
+    device: str | torch.device,
+    progress: bool,
+) -> SkillPolicy:
     run = Run(
         training,
         horizon=config.horizon,
@@ -128,7 +171,8 @@ def _take(folder: Path, run: Run, config: TrainConfig) -> tuple[DiffusionPrior, 
         raise ValueError(
             f"{folder} was trained on {theirs[0]} with horizon {theirs[1]}; this run has {ours[0]}, {ours[1]}"
         )
-    trained, prior = read_record(folder)[0], load_training(folder, policy)[0]
+    file = read_training(folder / TRAINING_FILE)
+    trained, prior = _parse_record(file)[0], _load_parts(file, policy)[0]
     if prior is None:
         raise ValueError(f"{folder} has no prior (its skills were imitated); train without reuse")
     if config.needs_dynamics and policy.dynamics is None:
@@ -142,14 +186,17 @@ def read_record(folder: Path) -> tuple[TrainConfig, tuple[str, ...]]:
     Raises:
         SafeFileError: absent or damaged.
     """
-    path = folder / TRAINING_FILE
-    record = load_info(path, LONGEST_HEADER)
+    return _parse_record(read_training(folder / TRAINING_FILE))
+
+
+def _parse_record(file: TensorFile) -> tuple[TrainConfig, tuple[str, ...]]:
+    record = file.info
     try:
         if not isinstance(record, dict) or not isinstance(record.get("parts"), list):
             raise ValueError("its header does not say what it holds")
         return from_dict(TrainConfig, record.get("config")), tuple(record["parts"])
     except ValueError as error:
-        raise SafeFileError(f"{path}: {in_short(error)}") from error
+        raise SafeFileError(f"{file.path}: {in_short(error)}") from error
 
 
 def load_training(
@@ -160,7 +207,13 @@ def load_training(
     Raises:
         SafeFileError: absent or damaged.
     """
-    (config, parts), path = read_record(folder), folder / TRAINING_FILE
+    return _load_parts(read_training(folder / TRAINING_FILE), policy)
+
+
+def _load_parts(
+    file: TensorFile, policy: SkillPolicy
+) -> tuple[DiffusionPrior | None, Discriminator | WindowClassifier | None]:
+    config, parts = _parse_record(file)
     horizon, layout, action_dim = policy.config.horizon, policy.config.layout, policy.config.action_dim
     sizes, skill_dim = config.skills.discriminator_sizes, policy.skill_space.skill_dim
 
@@ -175,7 +228,7 @@ def load_training(
     def load(name: str, blank: Callable[[], Module]) -> Module | None:
         if name not in parts:
             return None
-        return load_network(blank, path, f"{name}.", f"{path}: {name}").eval().requires_grad_(False)
+        return load_network(blank, file, f"{name}.", f"{file.path}: {name}").eval().requires_grad_(False)
 
     return load("prior", blank_prior), load("discriminator", blank_discriminator)
 
@@ -188,14 +241,25 @@ def write_run(output: Path, config: TrainConfig, dataset_id: str, **selection: S
 
     Raises:
         FileExistsError: the folder holds a run with other settings.
+        SafeFileError: another process is training into it, or its `run.json` is damaged.
     """
     chosen = {name: list(values) for name, values in selection.items() if values}
-    run = {"dataset": dataset_id, **chosen, **to_dict(config)}
-    path = output / "run.json"
-    if path.is_file() and json.loads(path.read_text()) != json.loads(json.dumps(run)):
-        raise FileExistsError(
-            f"{output} holds a run with other settings ({path.name} tells which); continue with those, or choose "
-            f"another --output"
-        )
+    content = json.dumps({"dataset": dataset_id, **chosen, **to_dict(config)}, indent=2)
     output.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(run, indent=2) + "\n")
+    with locked(output, _TRAINS):
+        path = output / RUN_FILE
+        remove_leftovers(output, RUN_FILE)
+        if os.path.lexists(path):
+            try:
+                there = parse_json(read_plain(path, MEGABYTE))
+            except ValueError as error:
+                raise SafeFileError(
+                    f"{path} does not say with which settings this run began ({in_short(error)}); delete it to "
+                    f"continue with the present ones, or choose another --output"
+                ) from error
+            if there != json.loads(content):
+                raise FileExistsError(
+                    f"{output} holds a run with other settings ({path.name} tells which); continue with those, or "
+                    f"choose another --output"
+                )
+        write_atomically(path, f"{content}\n".encode())

@@ -14,7 +14,8 @@ from didi_gym.core.schema import to_dict
 from didi_gym.core.skill_space import SkillSpace
 from didi_gym.data.dataset import TrajectoryDataset
 from didi_gym.models.config import PolicyConfig
-from didi_gym.models.policy import SkillPolicy
+from didi_gym.models.policy import SkillPolicy, pick_device
+from didi_gym.models.weights import float32_by_default, tensors_sha256
 from didi_gym.training.batches import Batches, fit_normalizer
 from didi_gym.training.checkpoints import TrainingState, TrainingStopped
 from didi_gym.training.config import SkillConfig
@@ -44,6 +45,7 @@ class Run:
         >>> policy, discriminator = train_skills(run, prior, dynamics)
     """
 
+    @float32_by_default()
     def __init__(
         self,
         dataset: TrajectoryDataset,
@@ -56,20 +58,24 @@ class Run:
     ) -> None:
         self.dataset, self.seed, self.progress = dataset, seed, progress
         self.horizon = dataset.suggest_horizon() if horizon is None else horizon
-        self.device, self.checkpoints = torch.device(device), checkpoints
+        self.device, self.checkpoints = pick_device(device), checkpoints
         self.batches = Batches(dataset, fit_normalizer(dataset, self.horizon), self.device)
+        scale = None if dataset.action_range is None else dataset.action_range.tolist()
         self._identity = {
             "data": dataset.fingerprint(),
             "layout": to_dict(dataset.layout),
-            "bounds": [dataset.action_low.tolist(), dataset.action_high.tolist()],
+            "bounds": [dataset.action_low.tolist(), dataset.action_high.tolist(), *(scale or ())],
             "horizon": self.horizon,
             "seed": seed,
+            # sums are added up in another order with other threads and on other devices, and runs drift apart
+            "threads": torch.get_num_threads(),
+            "device": self.device.type,
         }
 
     @contextmanager
     def seeded(self) -> Iterator[None]:
         """Seed torch's global generator, from which layers draw their first weights, and give it back as it was."""
-        with torch.random.fork_rng(devices=[]):
+        with torch.random.fork_rng(devices=[]), float32_by_default():
             torch.manual_seed(self.seed)
             yield
 
@@ -77,6 +83,7 @@ class Run:
         """A fresh generator on the run's device."""
         return torch.Generator(self.device).manual_seed(self.seed)
 
+    @float32_by_default()
     def learn(
         self,
         stage: str,
@@ -87,12 +94,15 @@ class Run:
         learning_rate: float,
         ema_decay: float,
         settings: dict[str, Any],
+        given: Any = None,
     ) -> Module:
         """Minimise a loss over a module, from the stage's checkpoint where there is one.
 
         Args:
             stage: Its name, also of its checkpoint.
             settings: What else makes this stage what it is: a checkpoint of others is refused.
+            given: Name -> module (or None) that an earlier stage learned and the loss reads. Its weights are part of
+                what this stage is, and so are those that `module` begins with.
 
         Returns:
             The averaged module, frozen.
@@ -101,8 +111,10 @@ class Run:
             TrainingStopped: with the averaged module so far as its `result`.
         """
         checkpoint = None if self.checkpoints is None else self.checkpoints / f"{stage}.safetensors"
-        identity = {**self._identity, **settings}
-        state = TrainingState(module, learning_rate, ema_decay, self.seed, identity, checkpoint)
+        parts = {"first weights": module, **(given or {})}
+        hashes = {name: tensors_sha256(part.state_dict()) for name, part in parts.items() if part is not None}
+        identity = {**self._identity, **settings, **hashes}
+        state = TrainingState(module, learning_rate, ema_decay, self.seed, identity, checkpoint, steps)
         try:
             optimize(stage, state, loss, steps, learning_rate, self.progress)
         except TrainingStopped as stop:
@@ -112,7 +124,7 @@ class Run:
 
     def new_policy(self, config: SkillConfig, skill_space: SkillSpace, plan_length: int) -> SkillPolicy:
         """An untrained policy for the data, with its normaliser and action bounds; draws from the global generator."""
-        dataset = self.dataset
+        dataset, scale = self.dataset, self.dataset.action_range
         settings = PolicyConfig(
             horizon=self.horizon,
             action_dim=dataset.action_dim,
@@ -127,13 +139,15 @@ class Run:
             plan_length=None if plan_length == self.horizon else plan_length,
             consistency=config.consistency,
             discrete_actions=dataset.discrete_actions,
+            action_range=None if scale is None else (tuple(scale[0].tolist()), tuple(scale[1].tolist())),
             dataset_id=dataset.dataset_id,
             env_id=dataset.env_id,
             env_kwargs=dataset.env_kwargs,
+            env_spec=dataset.env_spec,
             didi_gym_version=__version__,
         )
         policy = SkillPolicy(settings).to(self.device)
         policy.normalizer.load_state_dict(self.batches.normalizer.state_dict())
-        policy.low.copy_(self.batches.low)
+        policy.low.copy_(torch.as_tensor(dataset.action_low))
         policy.high.copy_(torch.as_tensor(dataset.action_high))
         return policy

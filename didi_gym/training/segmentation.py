@@ -19,10 +19,14 @@ from torch.nn import functional as F
 
 from didi_gym.data.dataset import DatasetError, TrajectoryDataset
 from didi_gym.data.windows import MIN_WINDOW, describe_windows, principal_axes
-from didi_gym.training.config import BehaviourConfig
+from didi_gym.training.config import BehaviourConfig, TrainConfig
 
 _SIGNALS = 10  # principal signals whose correlations are taken
 _RESTARTS, _ITERATIONS = 8, 60  # of k-means
+_WINDOWS = (16, 32, 64, 128, 256)  # lengths among which one is chosen
+_USUAL = 32  # taken where no other is clearly better
+_NEARLY = 0.92  # of the best silhouette: lengths that reach it tell behaviours apart as well
+_LONGEST_HORIZON = 64  # of behaviour skills; training costs grow with it
 _ALTERNATING = 0.4  # share of the switches from each of two skills that lead to the other
 
 
@@ -55,7 +59,8 @@ def cluster_windows(dataset: TrajectoryDataset, skills: int, config: BehaviourCo
     Args:
         skills: Clusters: about one and a half times the behaviours that are expected.
     """
-    config = _fitting(dataset, config)
+    config = fitting_window(dataset, config, skills)
+    assert config.window is not None
     starts = _window_starts(dataset, config)
     features = _describe(dataset, starts, config)
     clusters = _k_means(_principal(features, config.components), skills, seed)
@@ -75,7 +80,52 @@ def separation(dataset: TrajectoryDataset, config: BehaviourConfig | None = None
     Raises:
         DatasetError: no episode is as long as a window.
     """
-    config = _fitting(dataset, config or BehaviourConfig())
+    config = fitting_window(dataset, config or BehaviourConfig(), clusters)
+    return _silhouette(dataset, config, clusters)
+
+
+def choose_window(
+    dataset: TrajectoryDataset, config: BehaviourConfig | None = None, clusters: int = 12
+) -> tuple[int, dict[int, float]]:
+    """The length of window by which behaviours are told apart best, and the silhouette (`separation`) of each tried.
+
+    A rhythm has to fit in, and how many steps it takes depends on the body and on how long a step is. Tried are 16 to
+    256 steps, as far as two windows fit into half of the episodes, and 32 in any case. Longer windows blur the borders
+    between behaviours: so 32 is kept where its silhouette is within 8 % of the best, else the shortest window of which
+    that is true is taken.
+
+    Raises:
+        DatasetError: half of the episodes are too short for any window.
+    """
+    config = replace(config or BehaviourConfig(), window=_USUAL)
+    usual, median = fitting_window(dataset, config, clusters).window, int(np.median(dataset.lengths))
+    assert usual is not None
+    tried = sorted({usual, *(window for window in _WINDOWS if 2 * window <= median)})
+    scores = {window: _silhouette(dataset, replace(config, window=window), clusters) for window in tried}
+    enough = [window for window in tried if scores[window] >= _NEARLY * max(scores.values())]
+    return usual if usual in enough else enough[0], scores
+
+
+def decide_lengths(dataset: TrajectoryDataset, config: TrainConfig) -> TrainConfig:
+    """These settings with what they leave to the data: the window of behaviours (`choose_window`) and the horizon.
+
+    The horizon is half of the window for behaviour skills, if half of the episodes are as long, else what
+    `TrajectoryDataset.suggest_horizon` finds.
+    """
+    behaviours = config.behaviours
+    suits = config.learns_behaviours and float(np.median(dataset.lengths)) >= MIN_WINDOW
+    if suits and behaviours.window is None:
+        clusters = config.skills.skill_space.size
+        behaviours = replace(behaviours, window=choose_window(dataset, behaviours, clusters)[0])
+        config = replace(config, behaviours=behaviours)
+    if config.horizon is not None:
+        return config
+    rhythm = min((behaviours.window or 0) // 2, _LONGEST_HORIZON)
+    suits = suits and (dataset.lengths >= rhythm).mean() >= 0.5
+    return replace(config, horizon=rhythm if suits else dataset.suggest_horizon())
+
+
+def _silhouette(dataset: TrajectoryDataset, config: BehaviourConfig, clusters: int) -> float:
     starts = _window_starts(dataset, config)
     points = _principal(_describe(dataset, starts[:: max(len(starts) // 6000, 1)], config), config.components)
     labels = _k_means(points, min(clusters, len(points)), seed=0)
@@ -104,19 +154,20 @@ def refine(dataset: TrajectoryDataset, errors: np.ndarray, config: BehaviourConf
     return _numbered(_merge_duplicates(dataset, _merge_rare(dataset, labels, skills, config), errors, config))
 
 
-def _fitting(dataset: TrajectoryDataset, config: BehaviourConfig) -> BehaviourConfig:
-    """The settings, with a shorter window where half of the episodes are shorter than that."""
+def fitting_window(dataset: TrajectoryDataset, config: BehaviourConfig, clusters: int) -> BehaviourConfig:
+    """The settings with a window: chosen where none is given, and shorter where half of the episodes are shorter."""
     median = int(np.median(dataset.lengths))
     if median < MIN_WINDOW:
         raise DatasetError(
             f"behaviours are told apart by windows of at least {MIN_WINDOW} steps, but half of the episodes have at "
             f"most {median}; record longer episodes, or learn discrete skills by DIDI alone (behaviours.steps=0)"
         )
-    return replace(config, window=min(config.window, median))
+    return replace(config, window=min(config.window or choose_window(dataset, config, clusters)[0], median))
 
 
 def _window_starts(dataset: TrajectoryDataset, config: BehaviourConfig) -> np.ndarray:
     """First steps of overlapping windows that lie within one episode."""
+    assert config.window is not None
     parts = [
         np.arange(first, first + length - config.window + 1, config.stride)
         for first, length in zip(dataset.starts, dataset.lengths, strict=True)
@@ -130,6 +181,7 @@ def _describe(dataset: TrajectoryDataset, starts: np.ndarray, config: BehaviourC
     signals = (signals - signals.mean(0)) / np.maximum(signals.std(0), 1e-6)
     axes = principal_axes(signals, _SIGNALS)
     parts = np.array_split(starts, max(len(starts) // 2000, 1))
+    assert config.window is not None
     features = np.concatenate(
         [describe_windows(signals[part[:, None] + np.arange(config.window)], axes) for part in parts]
     )

@@ -114,8 +114,10 @@ def train_skills(
     """Train policy and discriminator on the joint objective (DIDI, section 4).
 
     minimise  diversity_weight * E[-log q(z | tau)]  +  guidance_weight * E ||tau - sg[x0hat(tau_t)]||^2
-    over tau = pi(s_0, z), s_0 from the data, z from its prior; dual ascent moves the second weight so that the residual
-    stays at `residual_target` times the data's own, or as near as leaves z explained up to `diversity_floor`.
+
+    tau has the actions of pi(. | s_0, z) and the states to which `dynamics` says they lead, with s_0 from the data and
+    z ~ p(z). Dual ascent, which is not in the paper, moves the second weight so that the residual stays at
+    `residual_target` times the data's own, or as near to that as leaves z explained up to `diversity_floor`.
 
     Args:
         dynamics: Makes states follow from actions; None for `consistency="joint"`.
@@ -135,31 +137,31 @@ def train_skills(
     if task.discriminator is not None:
         modules["discriminator"] = task.discriminator
 
-    def loss(generator: torch.Generator, memory: dict[str, float]) -> tuple[Tensor, Metrics]:
-        # 1. start states from the data, with what the data did from there, and skills
+    def loss(generator: torch.Generator, carried: dict[str, float]) -> tuple[Tensor, Metrics]:
+        # 1. skills, and start states from the data with what the data did from there, which is the yardstick of step 5
         data_states, data_actions, skills = task.draw(config.batch_size, generator)
         data = torch.cat([data_states, data_actions], dim=-1)
-        # 2. the policy's trajectories of these skills from the same starts
+        # 2. the policy's trajectories of these skills; as in execution it plans again on the way, 8, 4, 2 or 1 times
         choice = torch.randint(len(config.plans), (), generator=generator, device=generator.device)
-        every = max(horizon // config.plans[int(choice)], 1)
-        states, actions = policy.trajectory(data_states[:, 0], skills, dynamics, every, generator)
+        steps_per_plan = max(horizon // config.plans[int(choice)], 1)
+        states, actions = policy.trajectory(data_states[:, 0], skills, dynamics, steps_per_plan, generator)
         trajectories = torch.cat([states, actions], dim=-1)
         # 3. the skill must be recognised from them ...
         diversity, metrics = task.recognise(states, actions, skills, generator)
         # 4. ... and they must stay where the prior puts its mass
-        guidance, more = guidance_loss(prior, trajectories, data, config.noise_range, generator)
-        weight = memory.setdefault("guidance_weight", config.guidance_weight)
+        guidance, guided = guidance_loss(prior, trajectories, data, config.noise_range, generator)
+        weight = carried.setdefault("guidance_weight", config.guidance_weight)
         total = config.diversity_weight * diversity + weight * guidance
         if task.imitate is not None:
             imitation, imitated = task.imitate(generator)
             total, metrics = total + imitation, {**metrics, **imitated}
-        # 5. dual ascent: the weight rises while the residual is above target, but not where skills would be lost for it
+        # 5. dual ascent: the weight rises while the residual is above target and skills above the floor, else it falls
         if config.residual_target > 0:
-            excess = float(more["guidance/ratio"].detach()) - config.residual_target
+            excess = float(guided["guidance/ratio"].detach()) - config.residual_target
             slack = float(metrics["diversity/explained"].detach()) - config.diversity_floor
             weight_step = config.dual_rate * min(excess, slack)
-            memory["guidance_weight"] = min(weight * math.exp(weight_step), config.guidance_weight_max)
-        return total, {**metrics, **more, "guidance/weight": torch.tensor(weight)}
+            carried["guidance_weight"] = min(weight * math.exp(weight_step), config.guidance_weight_max)
+        return total, {**metrics, **guided, "guidance/weight": torch.tensor(weight)}
 
     def finished(averaged: nn.ModuleDict) -> tuple[SkillPolicy, nn.Module | None]:
         learned = averaged["policy"]
@@ -168,8 +170,10 @@ def train_skills(
         return learned, averaged["discriminator"] if task.discriminator is not None else None
 
     rates = {"learning_rate": config.learning_rate, "ema_decay": config.ema_decay}
+    given = {"prior's weights": prior, "dynamics' weights": dynamics}
     try:
-        return finished(run.learn("skills", modules, loss, steps=config.steps, **rates, settings=to_dict(config)))
+        learned = run.learn("skills", modules, loss, steps=config.steps, **rates, settings=to_dict(config), given=given)
+        return finished(learned)
     except TrainingStopped as stop:
         stop.result = finished(stop.result)
         raise

@@ -5,14 +5,17 @@ chunks of low-level actions follow. One controller serves one environment or man
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Sequence
+import warnings
+from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from gymnasium import spaces
 from gymnasium.error import ResetNeeded
+from gymnasium.vector.utils import batch_space, iterate
 
-from didi_gym.core.observations import InputSelector
+from didi_gym.core.frames import NUMPY
+from didi_gym.core.observations import InputSelector, all_finite
 
 if TYPE_CHECKING:
     from didi_gym.models.policy import SkillPolicy
@@ -22,6 +25,9 @@ MaskFn = Callable[[Any], np.ndarray]
 EngineName = Literal["auto", "numpy", "torch", "cuda-graph"]
 Engine = Callable[[np.ndarray, np.ndarray, int], np.ndarray]
 """`(inputs (n, inputs), skills (n, skill_dim), steps) -> actions (n, steps, action_dim)`, environment units."""
+_FAR = 10.0
+"""A first observation is odd where a number lies this many times as far from the middle of the training data as the
+data reach: it has another unit, or comes from another version of the environment or through a wrapper."""
 
 
 class SkillController:
@@ -36,6 +42,8 @@ class SkillController:
         replan_every: low-level steps run of each plan.
         obs_fn: a function from one observation to the policy's inputs `(inputs,)`.
         mask_fn: a function from one observation to the discrete skills allowed in it, bool `(skills,)`.
+        num_envs: environments in a batch of observations.
+        env_name: what errors call the environment.
         engine, batch_invariant: see `SkillPolicy.engine`; `engine` may also be what that returns.
 
     Attributes:
@@ -55,10 +63,14 @@ class SkillController:
         replan_every: int,
         obs_fn: ObservationFn | None = None,
         mask_fn: MaskFn | None = None,
+        num_envs: int = 1,
+        env_name: str = "the environment",
         engine: EngineName | Engine = "auto",
         batch_invariant: bool = False,
     ) -> None:
         self.policy, self.replan_every = policy, replan_every
+        self._env_name, self._batch = env_name, batch_space(observation_space, num_envs)
+        self._looked = False
         self.durations = np.array(durations)
         self._skills = policy.skill_space
         self._obs_fn, self._mask_fn = obs_fn, mask_fn
@@ -113,11 +125,64 @@ class SkillController:
         return skills, self.durations[np.minimum(part, choices - 1)]
 
     def inputs(self, observation: Any) -> np.ndarray:
-        """What the policy reads of one observation, `(inputs,)` float32."""
+        """What the policy reads of one observation, `(inputs,)` float32.
+
+        Raises:
+            ValueError: NaN or infinity among it, or `obs_fn` returns something else.
+        """
+        inputs = self._read(observation)
+        self._check(inputs)
+        return inputs
+
+    def _read(self, observation: Any) -> np.ndarray:
         inputs = np.asarray(self._select(observation), dtype=np.float32)
         if inputs.shape != (self.num_inputs,):
             raise ValueError(f"obs_fn must return the policy's {self.num_inputs} inputs, got shape {inputs.shape}")
         return inputs
+
+    def _check(self, inputs: np.ndarray, rows: Sequence[int] | np.ndarray = ()) -> None:
+        """Refuse NaN and infinity, which would become actions; at the first observations, look whether they are odd.
+
+        Args:
+            inputs: of one environment, or of the environments `rows` of a batch.
+        """
+        if not all_finite(inputs):
+            place = np.argwhere(~np.isfinite(inputs))[0]
+            where = self._env_name if inputs.ndim == 1 else f"sub-environment {rows[place[0]]} of {self._env_name}"
+            raise ValueError(
+                f"{where}: {self._place(int(place[-1]))} is {inputs[tuple(place)]}, and the skill policy plans from "
+                "finite numbers only (as float32); check the simulator, wrapper or sensor that the number comes from"
+            )
+        if not self._looked and inputs.size:
+            self._looked = True
+            self._warn_if_far(np.atleast_2d(inputs))
+
+    def _place(self, number: int) -> str:
+        """Where in an observation the policy finds a number of its inputs."""
+        if isinstance(self._select, InputSelector):
+            return self._select.place(number)
+        return f"obs_fn(observation)[{number}]"
+
+    def _warn_if_far(self, inputs: np.ndarray) -> None:
+        """Warn where inputs `(n, inputs)` lie far outside what the policy was trained on."""
+        normalizer = getattr(self.policy, "normalizer", None)
+        if normalizer is None:
+            return
+        read = list(self.policy.config.layout.policy_inputs)
+        center, scale = (part.cpu().numpy()[read] for part in (normalizer.center, normalizer.scale))
+        local = np.concatenate([inputs, np.zeros((len(inputs), self._skills.skill_dim), np.float32)], axis=1)
+        if self.policy.frame is not None:
+            self.policy.frame.enter(local.T, NUMPY)
+        away = np.abs(local[:, : len(read)] - center) / scale
+        row, worst = np.unravel_index(away.argmax(), away.shape)
+        if away[row, worst] > _FAR:
+            low, high = center[worst] - scale[worst], center[worst] + scale[worst]
+            warnings.warn(
+                f"{self._env_name}: {self._place(int(worst))} of a first observation is {local[row, worst]:.4g}, and "
+                f"the skill policy was trained on about {low:.4g} to {high:.4g}: its skills may not work here. Is this "
+                "the environment of its data, in the same version and units, without a wrapper that changes numbers?",
+                stacklevel=4,
+            )
 
     def plan(self, inputs: np.ndarray, skills: np.ndarray) -> np.ndarray:
         """Action vectors `(n, replan_every, action_dim)` for inputs `(n, inputs)` and skills `(n, skill_dim)`.
@@ -147,34 +212,70 @@ class SkillController:
         return Schedule(self, skills, durations, inputs, idle)
 
     def batch_inputs(self, observations: Any, rows: np.ndarray) -> np.ndarray:
-        """What the policy reads of the observations of the environments `rows`, `(n, inputs)` float32."""
+        """What the policy reads of the observations of the environments `rows`, `(n, inputs)` float32.
+
+        Raises:
+            ValueError: as `inputs`.
+        """
         if self._obs_fn is None:
-            return self._select(observations)[rows]
-        inputs = np.empty((len(rows), self.num_inputs), np.float32)
-        for place, row in zip(inputs, rows, strict=True):
-            place[:] = self.inputs(row_of(observations, row))
+            inputs = self._select(observations)[rows]
+        else:
+            singles = self.singles(observations) if len(rows) else []
+            inputs = np.empty((len(rows), self.num_inputs), np.float32)
+            for place, row in zip(inputs, rows, strict=True):
+                place[:] = self._read(singles[row])
+        self._check(inputs, rows)
         return inputs
+
+    def singles(self, observations: Any) -> list[Any]:
+        """The observations of all environments out of a batch of them."""
+        return list(iterate(self._batch, observations))
 
     def kept(self, observations: Any) -> Any:
         """Observations as `masks` needs them later, whatever becomes of the arrays that were handed out."""
         return observations if self._mask_fn is None else copy.deepcopy(observations)
 
-    def masks(self, observations: Sequence[Any]) -> np.ndarray:
+    def batch_masks(self, kept: Any, num_envs: int, ended: Iterable[int] = ()) -> np.ndarray:
+        """`masks` for what `kept` returned of a batch. In an episode that has ended every action does nothing."""
+        if self._mask_fn is None:
+            return self.masks([None] * num_envs)
+        return self.masks([None] * num_envs if kept is None else self.singles(kept), ended)
+
+    def masks(self, observations: Sequence[Any], ended: Iterable[int] = ()) -> np.ndarray:
         """Which actions are allowed, bool `(n, actions)`: those of an allowed skill, at any duration.
 
+        Args:
+            ended: environments that run no skill next, in which all actions are allowed.
+
         Raises:
-            ValueError: the skills are continuous.
+            ValueError: the skills are continuous, `mask_fn` returns something else, or it allows no skill.
             gymnasium.error.ResetNeeded: an observation is None.
         """
         if not isinstance(self.action_space, spaces.Discrete):
             raise ValueError(f"action masks are for discrete skills, these are continuous: {self._skills}")
         masks = np.ones((len(observations), self._skills.size), dtype=bool)
         if self._mask_fn is not None:
-            for mask, observation in zip(masks, observations, strict=True):
-                if observation is None:
+            for row in sorted(set(range(len(masks))).difference(ended)):
+                if observations[row] is None:
                     raise ResetNeeded("which skills are allowed depends on the observation: call reset() first")
-                mask[:] = self._mask_fn(observation)
+                masks[row] = self._mask(observations[row], row)
         return masks.repeat(len(self.durations), axis=1)
+
+    def _mask(self, observation: Any, row: int) -> np.ndarray:
+        assert self._mask_fn is not None
+        mask, size = np.asarray(self._mask_fn(observation)), self._skills.size
+        of_flags = mask.dtype == bool or (mask.dtype == np.int8 and np.isin(mask, (0, 1)).all())  # as in Gymnasium
+        if mask.shape != (size,) or not of_flags:
+            raise ValueError(
+                f"mask_fn must say of each of the {size} skills whether it is allowed, as a bool array of shape "
+                f"({size},), got {mask!r}; from the indices of allowed skills: np.isin(np.arange({size}), indices)"
+            )
+        if not mask.any():
+            raise ValueError(
+                f"mask_fn allows no skill in environment {row} ({self._env_name}), so there is none to choose: allow "
+                "at least one, or let the environment end the episode"
+            )
+        return mask
 
 
 class Schedule:
@@ -230,17 +331,3 @@ class Schedule:
         self._left[over] = 0
         self._rows = np.flatnonzero(self._left)
         self._inputs = self._controller.batch_inputs(observations, self._rows)
-
-
-def row_of(observations: Any, row: int) -> Any:
-    """One environment's observation out of a batch of them."""
-    if isinstance(observations, dict):
-        return {key: row_of(part, row) for key, part in observations.items()}
-    if isinstance(observations, tuple):
-        return tuple(row_of(part, row) for part in observations)
-    return observations[row]
-
-
-def rows_of(observations: Any, n: int) -> list[Any]:
-    """The observations of n environments out of a batch of them; None for each where there is no batch yet."""
-    return [None] * n if observations is None else [row_of(observations, row) for row in range(n)]

@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import sys
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import gymnasium as gym
 import numpy as np
 from gymnasium import spaces
+from gymnasium.vector import VectorEnv, VectorWrapper
 from gymnasium.vector.utils import batch_space, create_empty_array, iterate
 
 from didi_gym.wrappers.rewards import Reward, RewardRule
@@ -29,9 +30,17 @@ SKILL_KEYS = frozenset(
         "skill_error",
         "skill_achieved_goals",
         "skill_rewards",
+        "skill_infos",
     }
 )
 """The keys that skill execution adds to an environment's info."""
+
+
+class LowLevelInfos(tuple[dict[str, Any], ...]):
+    """The infos of a skill's low-level steps, never changed: copying an info, as SB3 does at each step, copies none."""
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> LowLevelInfos:
+        return self
 
 
 class SkillExecutor(gym.Wrapper, gym.utils.RecordConstructorArgs):
@@ -94,7 +103,7 @@ class SkillExecutor(gym.Wrapper, gym.utils.RecordConstructorArgs):
             report_errors=report_errors,
         )
         gym.Wrapper.__init__(self, env)
-        _refuse_nested(env)
+        refuse_inside(env)
         if skill_duration < 1 or replan_every < 1:
             raise ValueError(
                 f"skill_duration and replan_every must be at least 1, got {skill_duration} and {replan_every}"
@@ -133,7 +142,10 @@ class SkillExecutor(gym.Wrapper, gym.utils.RecordConstructorArgs):
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
         refuse_outer_time_limit(self)
         try:
-            self.observation, info = self.env.reset(seed=seed, options=options)
+            answer = self.env.reset(seed=seed, options=options)
+            if not (isinstance(answer, tuple) and len(answer) == 2 and isinstance(answer[1], dict)):
+                raise self._old_api("reset", "(observation, info)", answer)
+            self.observation, info = answer
         except Exception as error:
             return self._nothing_but(error)
         self._terminated = self._truncated = self._needs_reset = False
@@ -173,10 +185,14 @@ class SkillExecutor(gym.Wrapper, gym.utils.RecordConstructorArgs):
             return True
         rewards, goals, step = self._rewards, self._goals, self.env.step
         for action in to_actions(actions[: self._duration - len(rewards)], self._low_level_space):
-            self.observation, reward, terminated, truncated, self._last_info = step(action)
+            answer = step(action)
+            if len(answer) != 5:
+                raise self._old_api("step", "(observation, reward, terminated, truncated, info)", answer)
+            self.observation, reward, terminated, truncated, self._last_info = answer
             if goals is not None:
                 goals[len(rewards)] = self.observation["achieved_goal"]
-            rewards.append(float(reward))
+                self._infos.append(self._last_info)
+            rewards.append(reward if type(reward) is float else self._number(reward))
             self.low_level_steps += 1
             if terminated or truncated:
                 self._terminated, self._truncated = bool(terminated), bool(truncated)
@@ -194,12 +210,12 @@ class SkillExecutor(gym.Wrapper, gym.utils.RecordConstructorArgs):
         Returns:
             observation, reward, terminated, truncated and the info of the last low-level step, with
 
-            - `skill_length` (int): low-level steps taken;
-            - `skill_return` (float): their undiscounted sum of rewards;
+            - `skill_length` (numpy integer): low-level steps taken;
+            - `skill_return` (numpy float): their undiscounted sum of rewards;
             - `skill_interrupted` (bool): it ended before its duration, with the episode (unless it was meant to last
               until then) or because `terminate_fn` said so;
-            - in goal environments, `skill_achieved_goals` `(k, *goal shape)`, filled up with the last one, and
-              `skill_rewards` `(k,)`, filled up with zeros.
+            - in goal environments, `skill_achieved_goals` `(k, *goal shape)` and `skill_infos`, the k
+              low-level infos, both filled up with the last one, and `skill_rewards` `(k,)`, filled up with zeros.
 
             A skill without a single step (a vector environment's reset step) reports reward 0 and no info.
         """
@@ -212,14 +228,15 @@ class SkillExecutor(gym.Wrapper, gym.utils.RecordConstructorArgs):
             reward = self.reward_rule.total(rewards[:length])
             info = {
                 **self._last_info,
-                "skill_length": length,
-                "skill_return": sum(self._rewards),
+                "skill_length": np.int64(length),  # numpy's numbers, since TorchRL takes no others from an info
+                "skill_return": np.float64(sum(self._rewards)),
                 "skill_interrupted": length < self._duration and not (self._until_done and self.ended),
             }
             if self._goals is not None:
                 self._goals[length:] = self._goals[length - 1]
                 info["skill_achieved_goals"] = self._goals
                 info["skill_rewards"] = rewards
+                info["skill_infos"] = LowLevelInfos(self._infos + self._infos[-1:] * (self.skill_duration - length))
         self._needs_reset = self._needs_reset or self.ended
         self._forget_skill()
         return self.observation, reward, self._terminated, self._truncated, info
@@ -234,23 +251,39 @@ class SkillExecutor(gym.Wrapper, gym.utils.RecordConstructorArgs):
         """Whether no skill is running, or the running one takes no more actions."""
         return len(self._rewards) >= self._duration or self._terminated or self._truncated or self._stopped
 
-    def goal_rewards(self, achieved_goals: np.ndarray, desired_goals: np.ndarray) -> np.ndarray:
+    def goal_rewards(
+        self,
+        achieved_goals: np.ndarray,
+        desired_goals: np.ndarray,
+        infos: Sequence[Sequence[dict[str, Any]]] | None = None,
+    ) -> np.ndarray:
         """The base environment's reward at every low-level step of n skills, had the goals been others.
 
         Args:
             achieved_goals: `(n, k, *goal shape)`, as in `skill_achieved_goals`.
             desired_goals: `(n, *goal shape)`.
+            infos: `skill_infos` of each skill; empty infos where None.
 
         Returns:
             `(n, k)` float64.
+
+        Raises:
+            ValueError: no goal environment, or one whose `compute_reward` takes no batch.
         """
         if self._goal_space is None:
-            raise ValueError("goal rewards need a goal environment: achieved_goal, desired_goal and compute_reward")
+            raise ValueError(f"hindsight rewards cannot be computed in {env_name(self.env)}: {_no_goals(self.env)}")
         n, k = achieved_goals.shape[:2]
         achieved = achieved_goals.reshape(n * k, *achieved_goals.shape[2:])
         desired = np.repeat(desired_goals, k, axis=0)
-        rewards = self.env.get_wrapper_attr("compute_reward")(achieved, desired, [{}] * (n * k))
-        return np.asarray(rewards, dtype=np.float64).reshape(n, k)
+        steps = [{}] * (n * k) if infos is None else [info for skill in infos for info in skill]
+        rewards = np.asarray(self.env.get_wrapper_attr("compute_reward")(achieved, desired, steps), dtype=np.float64)
+        if rewards.size != n * k:
+            raise ValueError(
+                f"compute_reward of {env_name(self.env)} must take many goals at once: for goals of shape "
+                f"{achieved.shape} expected rewards of shape ({n * k},), got {rewards.shape}; compute along the last "
+                "axis, as in np.linalg.norm(achieved_goal - desired_goal, axis=-1)"
+            )
+        return rewards.reshape(n, k)
 
     def compute_reward(self, achieved_goal: np.ndarray, desired_goal: np.ndarray, info: Any) -> Any:
         """The reward of one skill, or of n, for another desired goal: scored as in `step`, at every low-level step.
@@ -258,17 +291,20 @@ class SkillExecutor(gym.Wrapper, gym.utils.RecordConstructorArgs):
         Args:
             achieved_goal: `(*goal shape)` or `(n, *goal shape)`, unused: what counts is what was achieved on the way.
             desired_goal: `(*goal shape)` or `(n, *goal shape)`.
-            info: the info of the skill, or n of them.
+            info: the info of the skill, or n of them. Where it is None, or one info that no skill has written, the
+                answer is the environment's own: the reward of one low-level step that leads to `achieved_goal`.
 
         Returns:
             A float, or `(n,)`.
 
         Raises:
-            ValueError: an info without `skill_achieved_goals`.
+            ValueError: n infos of which one has no `skill_achieved_goals`, or see `goal_rewards`.
         """
+        if info is None or (isinstance(info, dict) and "skill_achieved_goals" not in info):
+            return self.env.get_wrapper_attr("compute_reward")(achieved_goal, desired_goal, info)
         desired = np.asarray(desired_goal)
         many = self._goal_space is None or desired.ndim > len(self._goal_space.shape)
-        infos: Sequence[dict[str, Any]] = info if many else [info]
+        infos: Sequence[dict[str, Any]] = [info] * (len(desired) if many else 1) if isinstance(info, dict) else info
         if not all("skill_achieved_goals" in item for item in infos):
             raise ValueError(
                 "the reward of a skill depends on the goals achieved on the way: expected 'skill_achieved_goals' in "
@@ -277,8 +313,33 @@ class SkillExecutor(gym.Wrapper, gym.utils.RecordConstructorArgs):
             )
         achieved = np.stack([item["skill_achieved_goals"] for item in infos])
         lengths = np.array([item["skill_length"] for item in infos])
-        totals = self.reward_rule.totals(self.goal_rewards(achieved, desired if many else desired[None]), lengths)
+        steps = [item["skill_infos"] for item in infos] if all("skill_infos" in item for item in infos) else None
+        rewards = self.goal_rewards(achieved, desired if many else desired[None], steps)
+        totals = self.reward_rule.totals(rewards, lengths)
         return totals if many else float(totals[0])
+
+    def _number(self, reward: Any) -> float:
+        """A reward that came as another kind of number, or as an array of one."""
+        numbers = np.asarray(reward, dtype=np.float64)
+        if numbers.size != 1:
+            raise ValueError(
+                f"a reward must be one number, and {env_name(self.env)} gave {numbers.size}, of shape {numbers.shape}: "
+                "make them one in a gymnasium.RewardWrapper inside, e.g. by their weighted sum"
+            )
+        return float(numbers.reshape(()))
+
+    def _old_api(self, method: str, expected: str, answer: Any) -> TypeError:
+        came = f"{len(answer)} values" if isinstance(answer, tuple) else type(answer).__name__
+        return TypeError(
+            f"{method} of {env_name(self.env)} must return {expected} as gymnasium.Env says, got {came}, perhaps from "
+            "an environment written for the older gym: change its methods, or wrap it with the package shimmy"
+        )
+
+    @property
+    def step_seconds(self) -> float | None:
+        """Simulated time of one low-level step, where the environment tells it as `dt`."""
+        dt = getattr(self.unwrapped, "dt", None)
+        return float(dt) if isinstance(dt, (int, float, np.number)) else None
 
     def _nothing_but(self, error: Exception) -> tuple[Any, dict[str, Any]]:
         """Some observation, and the info that reports an error with its traceback; the error itself unless asked to."""
@@ -296,6 +357,7 @@ class SkillExecutor(gym.Wrapper, gym.utils.RecordConstructorArgs):
         self._goals: np.ndarray | None = (
             None if goal is None else np.empty((self.skill_duration, *goal.shape), goal.dtype)
         )
+        self._infos: list[dict[str, Any]] = []
         self._last_info = {}
 
 
@@ -306,6 +368,12 @@ def action_vectors(space: spaces.Space) -> spaces.Box:
         ValueError: another kind of space.
     """
     if isinstance(space, spaces.Box):
+        if not np.issubdtype(space.dtype, np.floating):
+            raise ValueError(
+                f"skills act in numbers between the bounds, and a Box of {space.dtype} holds only whole ones, to which "
+                f"they would be cut off: got {space}; give the environment a Discrete action space, or a Box of "
+                "float32 that it rounds itself"
+            )
         return space
     if isinstance(space, spaces.Discrete):
         return spaces.Box(0.0, 1.0, (int(space.n),), np.float32)
@@ -326,11 +394,18 @@ def to_discrete(vectors: np.ndarray, space: spaces.Discrete) -> np.ndarray:
 
 
 def _goal_space(env: gym.Env) -> spaces.Box | None:
+    return None if _no_goals(env) else env.observation_space["achieved_goal"]  # type: ignore[index]
+
+
+def _no_goals(env: gym.Env) -> str | None:
+    """Why the achieved goals of an environment are not recorded; None where they are."""
     space = env.observation_space
     if not isinstance(space, spaces.Dict) or not {"achieved_goal", "desired_goal"} <= set(space.spaces):
-        return None
-    goal = space["achieved_goal"]
-    return goal if isinstance(goal, spaces.Box) and env.has_wrapper_attr("compute_reward") else None
+        return f"expected a Dict observation with achieved_goal and desired_goal, got {space}"
+    if not isinstance(space["achieved_goal"], spaces.Box):
+        kind = type(space["achieved_goal"]).__name__
+        return f"expected goals in a Box, got {kind}; write them as a Box in an ObservationWrapper inside"
+    return None if env.has_wrapper_attr("compute_reward") else "it has no method compute_reward"
 
 
 def _time_limit(env: gym.Env, until_done: bool) -> int:
@@ -343,29 +418,48 @@ def _time_limit(env: gym.Env, until_done: bool) -> int:
     return limit
 
 
-def _refuse_nested(env: gym.Env) -> None:
+def env_name(env: gym.Env | VectorEnv) -> str:
+    """What messages call an environment: its id, or its class where it has none."""
+    base = env.unwrapped
+    return base.spec.id if base.spec is not None else type(base).__name__
+
+
+def refuse_inside(env: gym.Env | VectorEnv) -> None:
+    """Raise ValueError where a wrapper inside runs skills already, or gives the policy numbers it does not know."""
     layer = env
-    while isinstance(layer, gym.Wrapper):
-        if hasattr(layer, "skill_duration"):
+    while isinstance(layer, (gym.Wrapper, VectorWrapper)):
+        if isinstance(layer, gym.Wrapper) and hasattr(layer, "skill_duration"):
             raise ValueError(f"the environment already runs skills: found {type(layer).__name__} inside; wrap it once")
+        if isinstance(layer, (gym.wrappers.NormalizeObservation, gym.wrappers.vector.NormalizeObservation)):
+            raise ValueError(
+                "the skill policy reads observations in the environment's own units, and a NormalizeObservation inside "
+                "changes these by statistics that move as it runs: put it around the skills, "
+                "NormalizeObservation(SkillActionWrapper(env, ...))"
+            )
         layer = layer.env
 
 
 def refuse_outer_time_limit(env: gym.Wrapper) -> None:
-    """Raise ValueError where a TimeLimit around `env` is calling its `reset`.
+    """Raise ValueError where a TimeLimit that counts skills is around `env` and calls its `reset`."""
+    if any(layer._elapsed_steps == 0 for layer in time_limits_around(env)):
+        raise ValueError(
+            "a TimeLimit around a skill-action environment counts skills, not low-level steps, and ends "
+            "episodes unseen by a Monitor inside; put it inside: SkillActionWrapper(TimeLimit(env, n), ...) or "
+            "didi_gym.make(env_id, policy, max_episode_steps=n)"
+        )
+
+
+def time_limits_around(env: gym.Wrapper) -> Iterator[gym.wrappers.TimeLimit]:
+    """The TimeLimits around `env` whose `reset` is running.
 
     A wrapper cannot see what is around it, but a TimeLimit whose `reset` is running can be asked what it holds.
     """
-    frame = sys._getframe(2)
+    frame = sys._getframe(1)
     while frame is not None:
         if frame.f_code is _TIME_LIMIT_RESET:
-            layer = frame.f_locals["self"]
+            layer = limit = frame.f_locals["self"]
             while isinstance(layer, gym.Wrapper) and layer is not env:
                 layer = vars(layer).get("env")  # absent where a wrapper's constructor calls `reset`
             if layer is env:
-                raise ValueError(
-                    "a TimeLimit around a skill-action environment counts skills, not low-level steps, and ends "
-                    "episodes unseen by a Monitor inside; put it inside: SkillActionWrapper(TimeLimit(env, n), ...) or "
-                    "didi_gym.make(env_id, policy, max_episode_steps=n)"
-                )
+                yield limit
         frame = frame.f_back  # type: ignore[assignment]

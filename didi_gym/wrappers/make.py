@@ -5,10 +5,12 @@ from __future__ import annotations
 import contextlib
 import copy
 import functools
-import importlib
+import importlib.metadata
 import inspect
 import json
-from collections.abc import Callable, Collection, Mapping, Sequence
+import math
+import sys
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -18,12 +20,12 @@ import numpy as np
 from gymnasium.envs.registration import EnvSpec, VectorizeMode, load_env_creator
 from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv, VectorEnv
 
-from didi_gym.wrappers.executor import SkillExecutor
-from didi_gym.wrappers.ids import REGISTERED, SKILL_ID
+from didi_gym.wrappers.executor import SkillExecutor, time_limits_around
+from didi_gym.wrappers.ids import SKILL_ID
 from didi_gym.wrappers.references import load_policy, pinned, policy_reference, resolve_settings
 from didi_gym.wrappers.single import SkillActionWrapper
 from didi_gym.wrappers.vector import SkillActionVectorWrapper
-from didi_gym.wrappers.workers import start
+from didi_gym.wrappers.workers import WORKER_TIMEOUT, start
 
 if TYPE_CHECKING:
     from didi_gym.models.policy import SkillPolicy
@@ -33,6 +35,8 @@ AUTORESET_MODES = {
     "same_step": AutoresetMode.SAME_STEP,
     "disabled": AutoresetMode.DISABLED,
 }
+MUJOCO = ">=3.3,<3.12"  # as in pyproject.toml
+_BREAKS_FETCH_AND_KITCHEN = (3, 12)
 EnvWrapper = Callable[[gym.Env], gym.Env]
 EnvId = str | EnvSpec | Callable[..., gym.Env]
 
@@ -74,25 +78,24 @@ def make(
         >>> import didi_gym
         >>> env = didi_gym.make("PointMaze_Medium-v3", "pointmaze-medium", skill_duration=8, max_episode_steps=400)
     """
-    return _make(SkillActionWrapper, env_id, policy, wrappers, env_kwargs, kwargs)
-
-
-def _make(
-    cls: type[SkillActionWrapper],
-    env_id: Any,
-    policy: Any,
-    wrappers: Sequence[EnvWrapper],
-    env_kwargs: Mapping[str, Any] | None,
-    kwargs: dict[str, Any],
-) -> SkillActionWrapper:
-    env_id, policy = known_pair(env_id, policy)
+    caller = sys._getframe(1)
+    cls, limit = SkillActionWrapper, None
+    if caller.f_code is gym.make.__code__:  # which does not pass its max_episode_steps on
+        cls, limit = RegisteredSkillEnv, caller.f_locals["max_episode_steps"]
+        limit = caller.f_locals["env_spec"].max_episode_steps if limit is None else limit
+    env_id, policy, wrappers, env_kwargs, kwargs = known_settings(env_id, policy, wrappers, env_kwargs, kwargs)
+    if limit is not None:
+        kwargs["max_episode_steps"] = limit
     settings = {name: kwargs.pop(name) for name in WRAPPER_SETTINGS & kwargs.keys()}
     env = make_wrapped(env_id, wrappers, merge_env_kwargs(env_id, env_kwargs, kwargs, settings))
     try:
-        return cls(env, policy, **settings)
+        made = cls(env, policy, **settings)
     except BaseException:
         env.close()
         raise
+    if isinstance(made, RegisteredSkillEnv):
+        made.outer_limit = limit
+    return made
 
 
 def make_vec(
@@ -113,7 +116,8 @@ def make_vec(
         env_id, policy: see `make`.
         num_envs: sub-environments.
         vectorization_mode: `sync` steps them in this process, `async` each in a process of its own. The policy stays in
-            this process (and on the GPU, if there is one) either way.
+            this process (and on the GPU, if there is one) either way. `gymnasium.make_vec`, which keeps that name for
+            itself, takes it as `backend`.
         autoreset_mode: `next_step`, `same_step` or `disabled`, as in Gymnasium.
         wrappers: put around each low-level environment, inside the skills: RecordEpisodeStatistics, TimeLimit, ...
         env_kwargs: see `make`.
@@ -131,7 +135,8 @@ def make_vec(
     """
     if "n_envs" in kwargs:
         raise TypeError("Gymnasium calls it num_envs: make_vec(env_id, policy, num_envs=...)")
-    env_id, policy = known_pair(env_id, policy)
+    env_id, policy, wrappers, env_kwargs, kwargs = known_settings(env_id, policy, wrappers, env_kwargs, kwargs)
+    vectorization_mode = kwargs.pop("backend", vectorization_mode)
     classes: dict[str, type[VectorEnv]] = {"sync": SyncVectorEnv, "async": AsyncVectorEnv}
     backend: Any = vectorization_mode.value if isinstance(vectorization_mode, VectorizeMode) else vectorization_mode
     if backend not in classes:
@@ -143,8 +148,10 @@ def make_vec(
     kwargs = {name: value.item() if isinstance(value, np.generic) else value for name, value in kwargs.items()}  # JSON
     live = load_policy(policy, kwargs.get("device", "auto"))
     settings = split_settings(live, env_id, env_kwargs, kwargs)
+    settings.executor["report_errors"] = backend == "async"
     make_one = functools.partial(make_executor, env_id, settings, wrappers)
-    vector = start(classes[backend], [make_one] * num_envs, autoreset_mode=mode, **vector_kwargs)
+    timeout = settings.planning.get("worker_timeout", WORKER_TIMEOUT)
+    vector = start(classes[backend], [make_one] * num_envs, timeout=timeout, autoreset_mode=mode, **vector_kwargs)
     try:
         envs = SkillActionVectorWrapper(vector, live, **settings.planning)
     except BaseException:
@@ -264,20 +271,36 @@ def make_wrapped(env_id: EnvId, wrappers: Sequence[EnvWrapper], kwargs: dict[str
 
 
 class RegisteredSkillEnv(SkillActionWrapper):
-    """A `SkillActionWrapper` made by `gymnasium.make` from an id: its spec is that id's, with the policy pinned."""
+    """A `SkillActionWrapper` made by `gymnasium.make` from an id: its spec is that id's, with the policy pinned.
+
+    A `max_episode_steps` of `gymnasium.make` or of the id counts low-level steps, inside. Gymnasium puts a TimeLimit
+    around as well, which is kept, since it writes the spec, but ends no episode.
+    """
+
+    outer_limit: int | None = None
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
+        for layer in time_limits_around(self):
+            if layer._max_episode_steps == self.outer_limit:
+                layer._elapsed_steps = -math.inf  # type: ignore[assignment]  # it counts from here
+        return super().reset(seed=seed, options=options)
 
     @property
     def spec(self) -> EnvSpec | None:  # type: ignore[override]
         return pinned(self.unwrapped.spec, self.policy)
 
 
-def make_registered(
-    env_id: str, policy: Any, env_kwargs: Mapping[str, Any] | None = None, **kwargs: Any
-) -> RegisteredSkillEnv:
-    """What `gymnasium.make` calls for the ids of this package; see `make`."""
-    env = _make(RegisteredSkillEnv, env_id, policy, (), env_kwargs, kwargs)
-    assert isinstance(env, RegisteredSkillEnv)
-    return env
+make_registered = make
+"""What `gymnasium.make` calls for the ids of this package."""
+
+
+def is_entry_point(entry: Any) -> bool:
+    """Whether ids with this entry point make environments with skills: `make`, by one of its names, or itself."""
+    module, _, name = (
+        entry.partition(":") if isinstance(entry, str) else (make.__module__, "", getattr(entry, "__name__", ""))
+    )
+    ours = module in ("didi_gym", make.__module__) and name in ("make", "make_registered")
+    return ours and (isinstance(entry, str) or entry is make)
 
 
 def make_registered_vec(
@@ -301,12 +324,61 @@ def make_registered_vec(
     )
 
 
-def known_pair(env_id: Any, policy: Any) -> tuple[Any, Any]:
-    """The low-level environment and the policy meant: an id of this package names both, any other only the first."""
-    known = REGISTERED.get(env_id.removeprefix("didi_gym:"), {}) if isinstance(env_id, str) else {}
-    return known.get("env_id", env_id), known.get("policy") if policy is None else policy
+def known_settings(
+    env_id: Any,
+    policy: Any,
+    wrappers: Sequence[EnvWrapper],
+    env_kwargs: Mapping[str, Any] | None,
+    kwargs: Mapping[str, Any],
+) -> tuple[Any, Any, Sequence[EnvWrapper], dict[str, Any], dict[str, Any]]:
+    """The arguments of `make`, with those of an id whose entry point it is in place of that id; given ones count."""
+    spec = env_id
+    if isinstance(env_id, str):
+        module, _, name = env_id.rpartition(":")
+        if module and name not in gym.registry:
+            importlib.import_module(module)
+        spec = gym.registry.get(name)
+    if not isinstance(spec, EnvSpec) or not is_entry_point(spec.entry_point):
+        return env_id, policy, wrappers, dict(env_kwargs or {}), dict(kwargs)
+    own = copy.copy(spec.kwargs)
+    if spec.max_episode_steps is not None:
+        own.setdefault("max_episode_steps", spec.max_episode_steps)
+    low_level, named = own.pop("env_id", env_id), own.pop("policy", None)
+    inside, theirs = own.pop("wrappers", ()), own.pop("env_kwargs", {})
+    return (
+        low_level,
+        named if policy is None else policy,
+        wrappers or inside,
+        {**theirs, **(env_kwargs or {})},
+        {**own, **kwargs},
+    )
 
 
+@contextlib.contextmanager
+def _mujoco_explained() -> Iterator[None]:
+    """Say which MuJoCo is needed where an environment could not be made for want of it, or for a newer one."""
+    try:
+        yield
+    except gym.error.DependencyNotInstalled as error:
+        if "mujoco" not in str(error).lower():
+            raise
+        raise gym.error.DependencyNotInstalled(
+            f"MuJoCo is missing, or cannot be imported; install a version that all environments work with "
+            f"(mujoco{MUJOCO}): pip install 'didi-gym[envs]'"
+        ) from error
+    except AssertionError as error:  # all that gymnasium-robotics says of a newer one
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            version = importlib.metadata.version("mujoco")
+            if tuple(map(int, version.split(".")[:2])) >= _BREAKS_FETCH_AND_KITCHEN:
+                raise gym.error.Error(
+                    f"the environment could not be made ({error or 'AssertionError'}), and mujoco {version} is "
+                    f"installed, with which Fetch, Kitchen and hand environments fail; expected mujoco{MUJOCO}: "
+                    f"pip install 'didi-gym[envs]'"
+                ) from error
+        raise
+
+
+@_mujoco_explained()
 def make_low_level(env_id: EnvId | dict[str, Any], **kwargs: Any) -> gym.Env:
     """`gymnasium.make`, which knows the ids of gymnasium-robotics without an import, and specs out of a spec's JSON.
 

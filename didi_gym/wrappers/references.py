@@ -6,6 +6,11 @@ Imports no torch.
 from __future__ import annotations
 
 import copy
+import dataclasses
+import hashlib
+import json
+import re
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,6 +24,12 @@ from didi_gym.wrappers.executor import action_vectors
 
 if TYPE_CHECKING:
     from didi_gym.models.policy import SkillPolicy
+
+_HASHED = re.compile(r"(.+)@sha256:([0-9a-f]{64})", re.DOTALL)
+
+
+class SkillPolicyMismatch(ValueError):
+    """Other skills than those that were recorded, or that an agent was trained on."""
 
 
 def resolve_settings(
@@ -52,7 +63,12 @@ def resolve_settings(
 
 
 def load_policy(policy: Any, device: str) -> SkillPolicy:
-    """The live policy meant by a bundled name, a Hub id, a folder, or itself."""
+    """The live policy meant by a bundled name, a Hub id, a folder, what `policy_reference` returned, or itself.
+
+    Raises:
+        ValueError: no policy.
+        SkillPolicyMismatch: another one than a reference names.
+    """
     if policy is None:
         raise ValueError(
             "policy is None. If this came from an environment's spec: it was recorded from a live policy that has no "
@@ -62,14 +78,61 @@ def load_policy(policy: Any, device: str) -> SkillPolicy:
         return policy
     from didi_gym.models.policy import SkillPolicy  # torch loads here, so that importing the wrappers stays quick
 
-    return SkillPolicy.from_pretrained(policy, device=device)
+    reference = _HASHED.fullmatch(str(policy))
+    if reference is None:
+        return SkillPolicy.from_pretrained(policy, device=device)
+    live = SkillPolicy.from_pretrained(reference[1], device=device)
+    if (found := policy_sha256(live)) != reference[2]:
+        raise SkillPolicyMismatch(
+            f"the skill policy {reference[1]} is no longer the one that was recorded: expected sha256 {reference[2]}, "
+            f"got {found}. Put that policy back, or make the environment with the new one by name"
+        )
+    return live
 
 
 def policy_reference(policy: SkillPolicy) -> str | None:
-    """A string from which `policy` can be loaded again, pinned to its revision; None where there is none."""
-    if policy.name_or_path is None or policy.revision is None:
-        return policy.name_or_path and str(policy.name_or_path)
+    """A string from which `load_policy` loads `policy` again and no other; None where it has no name.
+
+    It is `owner/name@commit` for a policy from the Hub, and `name@sha256:...` for a bundled name or a folder.
+    """
+    if policy.name_or_path is None:
+        return None
+    if policy.revision is None:
+        return f"{policy.name_or_path}@sha256:{policy_sha256(policy)}"
     return f"{policy.name_or_path.partition('@')[0]}@{policy.revision}"
+
+
+def policy_sha256(policy: SkillPolicy) -> str:
+    """The hash of what a skill policy does: configuration and weights, not where it is stored or on which device.
+
+    Returns:
+        64 hexadecimal digits: SHA-256 of the configuration as canonical JSON, without versions, hashes and defaults,
+        then of name, shape, type and little-endian bytes of every tensor, in the order of their names.
+    """
+    config = {key: value for key, value in _chosen(policy.config).items() if not key.endswith(("_version", "sha256"))}
+    digest = hashlib.sha256(_canonical(config))
+    for name, tensor in sorted(policy.state_dict().items()):
+        array = tensor.detach().cpu().numpy()
+        digest.update(_canonical([name, list(array.shape), str(array.dtype)]))
+        digest.update(array.astype(array.dtype.newbyteorder("<")).tobytes())
+    return digest.hexdigest()
+
+
+def _chosen(value: Any) -> Any:
+    """A dataclass as JSON types, without what has its default: a setting added by a later version changes no hash."""
+    if dataclasses.is_dataclass(value):
+        chosen = {}
+        for field in dataclasses.fields(value):
+            make = field.default_factory
+            default = field.default if make is dataclasses.MISSING else make()
+            if (setting := getattr(value, field.name)) != default:
+                chosen[field.name] = _chosen(setting)
+        return chosen
+    return [_chosen(item) for item in value] if isinstance(value, (list, tuple)) else value
+
+
+def _canonical(value: Any) -> bytes:
+    return json.dumps(value, sort_keys=True, separators=(",", ":")).encode() + b"\n"
 
 
 def pinned(spec: EnvSpec | None, policy: SkillPolicy) -> EnvSpec | None:
@@ -92,6 +155,18 @@ def check_actions(space: spaces.Space, policy: SkillPolicy) -> None:
     )
     if not (same_kind and same):
         raise _other_actions(space, policy)
+
+
+def warn_of_other_dt(policy: SkillPolicy, seconds: float | None, name: str) -> None:
+    """Warn where a step of the environment takes another time than one of the data that `policy` was trained on."""
+    trained = getattr(policy.config, "step_seconds", None)
+    if trained and seconds and abs(seconds - trained) > 0.01 * trained:
+        warnings.warn(
+            f"one step of {name} is {seconds:.6g} s of simulated time, and the skill policy was trained on steps of "
+            f"{trained:.6g} s: its movements will be too fast or too slow. Make the environment with the frame_skip "
+            "(or time step) of the policy's data",
+            stacklevel=3,
+        )
 
 
 def check_executors(space: spaces.Space, policy: SkillPolicy, factory: str) -> tuple[int, int]:

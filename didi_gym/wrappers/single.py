@@ -10,8 +10,14 @@ import gymnasium as gym
 import numpy as np
 
 from didi_gym.wrappers.controller import Engine, EngineName, MaskFn, ObservationFn, SkillController
-from didi_gym.wrappers.executor import SkillExecutor, TerminateFn, refuse_outer_time_limit
-from didi_gym.wrappers.references import check_actions, load_policy, policy_reference, resolve_settings
+from didi_gym.wrappers.executor import SkillExecutor, TerminateFn, env_name, refuse_outer_time_limit
+from didi_gym.wrappers.references import (
+    check_actions,
+    load_policy,
+    policy_reference,
+    resolve_settings,
+    warn_of_other_dt,
+)
 from didi_gym.wrappers.rewards import Reward, RewardRule
 
 if TYPE_CHECKING:
@@ -97,10 +103,12 @@ class SkillActionWrapper(gym.Wrapper, gym.utils.RecordConstructorArgs):
         engine: EngineName | Engine = "auto",
         batch_invariant: bool = False,
     ) -> None:
-        if not isinstance(env, gym.Env):
+        many: Any = gym.vector.VectorEnv
+        if isinstance(env, many) or not isinstance(env, gym.Env):  # EnvPool's are both
             raise TypeError(
                 f"SkillActionWrapper wraps one gymnasium.Env, got {type(env).__name__}; for vector environments use "
-                "didi_gym.make_vec or didi_gym.sb3.make_vec_env"
+                "didi_gym.make_vec or didi_gym.sb3.make_vec_env, which make them by id, and for one that was written "
+                "for the older gym the package shimmy"
             )
         self.policy = load_policy(policy, device)
         durations, self.replan_every = resolve_settings(self.policy, skill_duration, until_done, replan_every)
@@ -142,9 +150,11 @@ class SkillActionWrapper(gym.Wrapper, gym.utils.RecordConstructorArgs):
             replan_every=self.replan_every,
             obs_fn=obs_fn,
             mask_fn=mask_fn,
+            env_name=env_name(env),
             engine=engine,
             batch_invariant=batch_invariant,
         )
+        warn_of_other_dt(self.policy, self._executor.step_seconds, env_name(env))
         self._closed = False
         self._inputs: np.ndarray | None = None
         self._kept: Any = None
@@ -166,7 +176,7 @@ class SkillActionWrapper(gym.Wrapper, gym.utils.RecordConstructorArgs):
             observation, reward, terminated, truncated, info after the skill's last low-level step.
 
         Raises:
-            ValueError: not one action, or one that is not finite.
+            ValueError: not one action, or a number of it or of the policy's inputs that is not finite.
             gymnasium.error.ResetNeeded: no episode is running.
         """
         skill, duration = self._controller.decode(action)
@@ -209,6 +219,11 @@ class SkillActionWrapper(gym.Wrapper, gym.utils.RecordConstructorArgs):
         """The reward of one or n skills for other desired goals; see `SkillExecutor.compute_reward`."""
         return self._executor.compute_reward(achieved_goal, desired_goal, info)
 
-    def goal_rewards(self, achieved_goals: np.ndarray, desired_goals: np.ndarray) -> np.ndarray:
+    def goal_rewards(
+        self,
+        achieved_goals: np.ndarray,
+        desired_goals: np.ndarray,
+        infos: Sequence[Sequence[dict[str, Any]]] | None = None,
+    ) -> np.ndarray:
         """Low-level rewards `(n, k)` for other desired goals; see `SkillExecutor.goal_rewards`."""
-        return self._executor.goal_rewards(achieved_goals, desired_goals)
+        return self._executor.goal_rewards(achieved_goals, desired_goals, infos)

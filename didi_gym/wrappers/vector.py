@@ -15,8 +15,9 @@ from gymnasium.vector import AsyncVectorEnv, AutoresetMode, VectorEnv, VectorWra
 from gymnasium.vector.async_vector_env import AsyncState
 from gymnasium.vector.utils import batch_space
 
-from didi_gym.wrappers.controller import Engine, EngineName, MaskFn, ObservationFn, SkillController, rows_of
-from didi_gym.wrappers.references import check_executors, load_policy, pinned, resolve_settings
+from didi_gym.wrappers.controller import Engine, EngineName, MaskFn, ObservationFn, SkillController
+from didi_gym.wrappers.executor import env_name, refuse_inside
+from didi_gym.wrappers.references import check_executors, load_policy, pinned, resolve_settings, warn_of_other_dt
 from didi_gym.wrappers.workers import WORKER_TIMEOUT, WorkerError, Workers
 
 if TYPE_CHECKING:
@@ -37,9 +38,11 @@ class SkillActionVectorWrapper(VectorWrapper):
         skill_duration: low-level steps of a skill, or several of which the agent chooses; the executors' where None.
         obs_fn, mask_fn, device, engine, batch_invariant: see `SkillActionWrapper`; both functions get single
             observations.
-        worker_timeout: seconds after which a worker process that does not answer is an error; None waits forever.
+        worker_timeout: seconds after which a worker process that does not answer, take what it is sent, make its
+            environment (in `make_vec`) or end is an error, or is killed; None waits for ever.
 
     Attributes:
+        autoreset_mode: the vector environment's, as in `metadata`.
         low_level_steps: low-level steps taken by all sub-environments since construction.
 
     Raises:
@@ -72,6 +75,7 @@ class SkillActionVectorWrapper(VectorWrapper):
         worker_timeout: float | None = WORKER_TIMEOUT,
     ) -> None:
         super().__init__(env)
+        refuse_inside(env)
         self.policy = load_policy(policy, device)
         longest, replan_every = check_executors(env.single_action_space, self.policy, "didi_gym.make_vec")
         mode = env.metadata.get("autoreset_mode")
@@ -90,21 +94,26 @@ class SkillActionVectorWrapper(VectorWrapper):
             replan_every=replan_every,
             obs_fn=obs_fn,
             mask_fn=mask_fn,
+            num_envs=env.num_envs,
+            env_name=env_name(env),
             engine=engine,
             batch_invariant=batch_invariant,
         )
         self.single_action_space = self._controller.action_space
         self.action_space = batch_space(self._controller.action_space, env.num_envs)
         self.low_level_steps = 0
-        self._mode = mode
+        self.autoreset_mode = mode
         self._inputs = np.zeros((env.num_envs, self._controller.num_inputs), np.float32)
         self._kept: Any = None
         self._ended = np.zeros(env.num_envs, dtype=bool)
         self._make: Callable[[], SkillActionVectorWrapper] | None = None
         base = env.unwrapped
+        self._timeout = worker_timeout
         if isinstance(base, AsyncVectorEnv):
             self._workers = Workers(base, base.processes, _close_killed, base.error_queue)
             base.parent_pipes = self._workers.watch(base.parent_pipes, worker_timeout)
+        if getattr(self.policy.config, "step_seconds", None):
+            warn_of_other_dt(self.policy, self.get_attr("step_seconds")[0], env_name(env))
 
     def reset(
         self, *, seed: int | Sequence[int | None] | None = None, options: dict[str, Any] | None = None
@@ -113,6 +122,7 @@ class SkillActionVectorWrapper(VectorWrapper):
         mask = None if options is None else options.get("reset_mask")
         options = copy.copy(options)  # the vector environment takes the mask out of what it is given
         observations, infos = self._ask(self.env.reset, seed=seed, options=options)
+        self._check(infos)
         self._ended = np.zeros(self.num_envs, dtype=bool) if mask is None else self._ended & ~mask
         self._look(observations, np.arange(self.num_envs) if mask is None else np.flatnonzero(mask))
         return observations, infos
@@ -127,21 +137,23 @@ class SkillActionVectorWrapper(VectorWrapper):
             observations, rewards float64 `(num_envs,)`, terminations and truncations bool `(num_envs,)`, infos.
 
         Raises:
-            ValueError: not one action for each sub-environment, or one that is not finite.
+            ValueError: not one action for each sub-environment, or a number of it or of the policy's inputs that is
+                not finite.
             gymnasium.error.ResetNeeded: with autoreset disabled, an episode has ended and was not reset.
         """
         if self._kept is None:
             raise gym.error.ResetNeeded("call reset() before the first step()")
-        if self._mode == AutoresetMode.DISABLED and self._ended.any():
+        if self.autoreset_mode == AutoresetMode.DISABLED and self._ended.any():
             raise gym.error.ResetNeeded(
                 f"the episodes of sub-environments {np.flatnonzero(self._ended).tolist()} have ended and autoreset is "
                 'disabled: call reset(options={"reset_mask": terminations | truncations}) first'
             )
-        resetting = self._ended if self._mode == AutoresetMode.NEXT_STEP else np.zeros(self.num_envs, dtype=bool)
+        resetting = self._idle
         schedule = self._controller.schedule(actions, self._inputs, idle=resetting)
         reset_infos: dict[str, Any] | None = None
         while True:
             observations, rewards, terminations, truncations, infos = self._ask(self.env.step, schedule.chunk())
+            self._check(infos)
             if schedule.finished:
                 break
             schedule.observe(observations, infos["skill_over"])
@@ -152,9 +164,21 @@ class SkillActionVectorWrapper(VectorWrapper):
         self._ended = terminations | truncations
         self.low_level_steps += int(_skill_lengths(infos).sum())
         # Nothing is planned from an episode's end, which SAME_STEP alone does not show.
-        same_step = self._mode == AutoresetMode.SAME_STEP
+        same_step = self.autoreset_mode == AutoresetMode.SAME_STEP
         self._look(observations, np.arange(self.num_envs) if same_step else np.flatnonzero(~self._ended))
         return observations, rewards, terminations, truncations, infos
+
+    def _check(self, infos: dict[str, Any]) -> None:
+        """Raise `WorkerError` for what the environment of a worker raised."""
+        if "skill_error" in infos:
+            index = int(np.flatnonzero(infos["_skill_error"])[0])
+            what, trace = infos["skill_error"][index]
+            raise self._workers.fail(index, f"raised {what}") from RuntimeError(trace)
+
+    @property
+    def _idle(self) -> np.ndarray:
+        """Sub-environments that the next step only resets, bool `(num_envs,)`."""
+        return self._ended if self.autoreset_mode == AutoresetMode.NEXT_STEP else np.zeros(self.num_envs, dtype=bool)
 
     def _look(self, observations: Any, rows: np.ndarray) -> None:
         """Take from observations what the next step needs: the caller may write into the arrays it gets."""
@@ -175,7 +199,9 @@ class SkillActionVectorWrapper(VectorWrapper):
 
     def close(self, **kwargs: Any) -> None:
         """End all sub-environments. A worker that fails meanwhile is ended, which is all that this is for."""
-        with contextlib.suppress(WorkerError):
+        base = self.env.unwrapped
+        bounded = self._workers.closing(self._timeout) if isinstance(base, AsyncVectorEnv) else contextlib.nullcontext()
+        with contextlib.suppress(WorkerError), bounded:
             super().close(**kwargs)
 
     def call(self, name: str, *args: Any, **kwargs: Any) -> tuple[Any, ...]:
@@ -192,7 +218,7 @@ class SkillActionVectorWrapper(VectorWrapper):
 
     def action_masks(self) -> np.ndarray:
         """Which discrete actions are allowed now, bool `(num_envs, actions)`."""
-        return self._controller.masks(rows_of(self._kept, self.num_envs))
+        return self._controller.batch_masks(self._kept, self.num_envs, np.flatnonzero(self._idle))
 
     @property
     def spec(self) -> EnvSpec | None:  # type: ignore[override]

@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
+import functools
+import multiprocessing
 import os
+import queue
+import socket
+import struct
+import threading
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from multiprocessing.queues import Queue
@@ -14,6 +21,8 @@ WORKER_TIMEOUT = 300.0
 """Seconds without an answer after which a worker counts as hung: far longer than any skill or reset should take."""
 _REPORT_TIMEOUT = 5.0
 """Seconds to wait for what an environment raised, after its worker's word that it did: some of it cannot be sent."""
+_WATCH_EVERY = 1.0
+"""Seconds between two looks of a worker at whether its parent still lives."""
 _T = TypeVar("_T")
 
 
@@ -21,16 +30,31 @@ class WorkerError(RuntimeError):
     """A worker process, or the environment in it, failed; the message names it and says what happened."""
 
 
-def start(cls: type[_T], env_fns: Sequence[Callable[[], Any]], **kwargs: Any) -> _T:
+def start(
+    cls: type[_T], env_fns: Sequence[Callable[[], Any]], *, timeout: float | None = WORKER_TIMEOUT, **kwargs: Any
+) -> _T:
     """`cls(env_fns, **kwargs)`, a vector environment, of which nothing is left running where that fails.
 
+    Its workers end with this process, whatever ends it.
+
+    Args:
+        timeout: seconds for the workers to start and make their environments; None waits for ever.
+
     Raises:
-        WorkerError: a worker process died before it had made its environment.
+        WorkerError: a worker process died before it had made its environment, or did not make it in time.
     """
     envs = cls.__new__(cls)
+    own = [functools.partial(_make_in_worker, env_fn, os.getpid()) for env_fn in env_fns]
     try:
-        cls.__init__(envs, env_fns, **kwargs)  # type: ignore[call-arg]
+        with _time_limit(lambda: getattr(envs, "processes", ()), timeout) as late:
+            cls.__init__(envs, own, **kwargs)  # type: ignore[call-arg]
     except BaseException as error:
+        if late:
+            _kill(envs.processes)  # type: ignore[attr-defined]
+            raise WorkerError(
+                f"{len(envs.processes)} workers did not make their environments within {timeout:g} s: one hangs, or "  # type: ignore[attr-defined]
+                "needs a longer worker_timeout; all were ended"
+            ) from error
         processes = [process for process in getattr(envs, "processes", ()) if process.pid is not None]
         dead = wait([process.sentinel for process in processes], 1.0) if _is_broken_pipe(error) else []
         _kill(processes)
@@ -40,6 +64,45 @@ def start(cls: type[_T], env_fns: Sequence[Callable[[], Any]], **kwargs: Any) ->
                 raise WorkerError(_story(index, len(processes), what)) from error
         raise
     return envs
+
+
+def _make_in_worker(env_fn: Callable[[], Any], main: int) -> Any:
+    """Make an environment where it will run: in the process `main`, or in a worker, which then ends with its parent."""
+    if os.getpid() == main:
+        return env_fn()
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
+    return env_fn()
+
+
+def _end_with(parent: Any) -> None:
+    """End this process after its parent, of which a worker waiting at its pipe hears nothing: siblings keep it open."""
+    forked = os.getppid() == parent.pid  # else by a server, which lives as long as its own parent
+    while not wait([parent.sentinel], _WATCH_EVERY) and not (forked and os.getppid() != parent.pid):
+        pass
+    os._exit(1)
+
+
+@contextlib.contextmanager
+def _time_limit(processes: Callable[[], Sequence[BaseProcess]], timeout: float | None) -> Iterator[list[bool]]:
+    """Kill processes that are still waited for after `timeout` seconds; the list is then no longer empty."""
+    late: list[bool] = []
+
+    def end() -> None:
+        late.append(True)
+        for process in processes():
+            process.kill()
+
+    timer = None if timeout is None else threading.Timer(timeout, end)
+    if timer is not None:
+        timer.daemon = True
+        timer.start()
+    try:
+        yield late
+    finally:
+        if timer is not None:
+            timer.cancel()
 
 
 class Workers:
@@ -63,8 +126,14 @@ class Workers:
         # At exit they end by themselves, and more gently.
         weakref.finalize(envs, _kill_own, os.getpid(), processes).atexit = False
 
+    def closing(self, timeout: float | None) -> Any:
+        """A context in which workers that take longer than `timeout` seconds to end are killed."""
+        return _time_limit(lambda: self._processes, timeout)
+
     def watch(self, pipes: Sequence[Connection], timeout: float | None) -> list[Any]:
         """The main process's ends of the workers' pipes, so that waiting for a dead or hung worker is an error."""
+        for pipe in pipes:
+            _bound(pipe, timeout)
         return [WatchedPipe(pipe, self, index, timeout) for index, pipe in enumerate(pipes)]
 
     def process(self, index: int) -> BaseProcess:
@@ -82,7 +151,8 @@ class Workers:
         try:
             index, kind, text, trace = self._errors.get(timeout=_REPORT_TIMEOUT)
         except Exception as error:  # none came, or it cannot be read: not every exception survives pickling
-            what = f"raised an error that could not be sent here ({type(error).__name__}: {error}); see what it printed"
+            why = "it cannot be pickled" if isinstance(error, queue.Empty) else f"{type(error).__name__}: {error}"
+            what = f"raised an error that could not be sent here ({why}); see what it printed"
             raise self.fail(index, what) from error
         raise self.fail(index, f"raised {kind.__name__}: {text}") from RuntimeError(trace)
 
@@ -105,6 +175,8 @@ class WatchedPipe:
             raise WorkerError("all workers were ended, after an error or by close(); make the environment anew")
         try:
             self._pipe.send(message)
+        except BlockingIOError as error:
+            raise self._hangs("take what was sent to it") from error
         except ConnectionError as error:
             raise self._died() from error
 
@@ -116,17 +188,19 @@ class WatchedPipe:
             self._workers.end()
             raise
         if not ready:
-            raise self._workers.fail(
-                self._index,
-                f"did not answer within {self._timeout:g} s (process {process.pid}): it hangs, or needs a longer "
-                "worker_timeout",
-            )
+            raise self._hangs("answer")
         try:
             if self._pipe in ready or self._pipe.poll():
                 return self._workers.check(self._index, self._pipe.recv())
+        except BlockingIOError as error:
+            raise self._hangs("finish its answer") from error
         except (EOFError, ConnectionError) as error:
             raise self._died() from error
         raise self._died()
+
+    def _hangs(self, task: str) -> WorkerError:
+        what = f"did not {task} within {self._timeout:g} s (process {self._workers.process(self._index).pid})"
+        return self._workers.fail(self._index, f"{what}: it hangs, or needs a longer worker_timeout")
 
     def _died(self) -> WorkerError:
         process = self._workers.process(self._index)
@@ -136,6 +210,16 @@ class WatchedPipe:
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._pipe, name)
+
+
+def _bound(pipe: Connection, timeout: float | None) -> None:
+    """Let no single read or write of a pipe wait longer than `timeout` seconds: they are a BlockingIOError then."""
+    if timeout is None or os.name != "posix":
+        return
+    seconds = struct.pack("ll", int(timeout), int(timeout % 1 * 1e6))
+    with contextlib.suppress(OSError), socket.socket(fileno=os.dup(pipe.fileno())) as end:  # two-way pipes are sockets
+        end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, seconds)
+        end.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, seconds)
 
 
 def _is_broken_pipe(error: BaseException) -> bool:

@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import math
 import os
 import re
 import signal
@@ -24,6 +25,7 @@ from didi_gym.core.layout import Layout
 from didi_gym.core.skill_space import SkillSpace
 from didi_gym.data import DOMAINS
 from didi_gym.data.dataset import TrajectoryDataset
+from didi_gym.evaluation.report import SkillReport
 from didi_gym.models.config import PolicyConfig
 from didi_gym.models.policy import SkillPolicy
 from didi_gym.models.weights import load_tensors
@@ -96,7 +98,7 @@ def trained(datasets, tmp_path_factory):
 
 
 def _train(folder, *more, dataset=DATASET):
-    return ["train", "--dataset", dataset, "--output", str(folder), *TINY, *more]
+    return ["train", "--dataset", dataset, "--output", str(folder), *TINY, "--no-check", *more]
 
 
 def _main(monkeypatch, *arguments):
@@ -172,6 +174,38 @@ def test_a_policy_of_chosen_indices_is_measured_against_the_same_of_its_data(dat
     assert json.loads((tmp_path / "results.json").read_text())["fidelity"] is not None
 
 
+def test_columns_are_described_by_options_or_by_a_file_and_end_in_the_config(datasets, tmp_path, monkeypatch, capfd):
+    cli.run(_train(tmp_path / "plain"))
+    said = capfd.readouterr().err
+    assert "does not say what its 4 columns hold" in said and "velocities" in said
+    cli.run(_train(tmp_path / "options", "--features", "0", "--relative", "1"))
+    assert "columns hold" not in capfd.readouterr().err
+    (tmp_path / "layout.toml").write_text("features = [0]\nrelative = [1]\n")
+    cli.run(_train(tmp_path / "file", "--layout", str(tmp_path / "layout.toml")))
+    one, other = (json.loads((tmp_path / name / "config.json").read_text()) for name in ("options", "file"))
+    assert one == other and one["layout"]["features"] == [0] and one["layout"]["policy_inputs"] == [0, 2, 3]
+    assert "other settings" in _main(monkeypatch, *_train(tmp_path / "file", "--features", "2"))
+    cli.run(["evaluate", str(tmp_path / "file"), *QUICK, "--no-video"])
+    assert json.loads((tmp_path / "file" / "results.json").read_text())["fidelity"] is not None
+
+
+@pytest.mark.parametrize(
+    ("text", "options", "words"),
+    [
+        ("featuress = [0]", "", "layout.toml: featuress"),
+        ("features = [0.5]", "", r"layout.toml: features\[0\]"),
+        ("features = [0", "", "layout.toml: "),
+        ("features = [9]", "", "column 9, .* 0 to 3"),
+        ("features = [0]", "--relative 1", "one of the two"),
+        ("heading_angle = [0]", "", "heading_vectors"),
+    ],
+)
+def test_a_layout_that_cannot_be_used_is_refused_in_words(datasets, tmp_path, monkeypatch, text, options, words):
+    (tmp_path / "layout.toml").write_text(text)
+    arguments = ["--layout", str(tmp_path / "layout.toml"), *options.split()]
+    assert re.search(words, _main(monkeypatch, *_train(tmp_path / "p", *arguments)))
+
+
 def test_a_data_set_that_names_no_environment_trains_and_is_evaluated_in_one_that_is_named(tmp_path, monkeypatch):
     monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path))
     _record("cli/nameless-v0", env_spec=False)
@@ -189,6 +223,60 @@ def test_a_data_set_recorded_with_a_window_open_does_not_open_one(tmp_path, monk
     _record("cli/filmed-v0", render_mode="rgb_array", reset_noise_scale=0.02)
     dataset = TrajectoryDataset.from_minari("cli/filmed-v0")
     assert (dataset.env_id, dataset.env_kwargs) == (ENV, {"reset_noise_scale": 0.02})
+
+
+def test_evaluate_prints_a_table_to_read(trained, tmp_path, capfd):
+    cli.run(["evaluate", str(trained), "--output", str(tmp_path), *QUICK, "--no-video"])
+    said = capfd.readouterr().out
+    assert re.search(r"information in one horizon, of 2 bits +[\d.]+ bits \(95 %: .*close to the ceiling", said)
+    assert re.search(r"executed / planned spread .* between 0.8 and 1.2", said)
+    assert re.search(r"falls +[\d.]+ % +0 %", said) and "held for 8 steps (0.32 s of simulated time)" in said
+
+
+def test_wrappers_can_be_named_by_a_file_and_an_environment_is_named_once(trained, tmp_path, monkeypatch):
+    spec = gym.wrappers.ClipReward(gym.make(ENV), -1.0, 1.0).spec
+    (tmp_path / "env.json").write_text(spec.to_json())
+    asked = ["evaluate", str(trained), "--output", str(tmp_path), *QUICK, "--no-video"]
+    made = []
+    monkeypatch.setattr(
+        "didi_gym.evaluation.report.SkillSimulator.__init__",
+        lambda self, policy, env, *_: made.append(str(env)) or 1 / 0,
+    )
+    with pytest.raises(ZeroDivisionError):
+        cli.run([*asked, "--env-spec", str(tmp_path / "env.json")])
+    assert "ClipReward" in made[0]
+    assert "leave one out" in _main(monkeypatch, *asked, "--env-spec", tmp_path / "env.json", "--env", ENV)
+    (tmp_path / "env.json").write_text("{")
+    assert "env.json is no JSON" in _main(monkeypatch, *asked, "--env-spec", tmp_path / "env.json")
+    assert "has no absent.json" in _main(monkeypatch, *asked, "--env-spec", tmp_path / "absent.json")
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"env_id": "evilmodule:Env-v0"}, "'evilmodule'.*--trust"),
+        ({"env_id": "didi_gym/Ant-v0", "env_kwargs": {"policy": "evil/repo"}}, "'evil/repo'.*--trust"),
+        ({"env_kwargs": {"env_id": ENV}}, "InvertedPendulum-v5.*--trust"),
+        ({"env_kwargs": {"max_episode_steps": "x"}}, "max_episode_steps"),
+        ({"env_kwargs": {"reset_noise_scale": "x"}}, "reset_noise_scale"),
+        ({"env_id": "..x:Y-v0"}, r"'\.\.x:Y-v0'"),
+        ({"env_id": "Nowhere-v0"}, "--env module:Nowhere-v0"),
+    ],
+)
+def test_the_environment_of_a_policys_config_is_made_or_refused_in_one_sentence(
+    changes, words, trained, tmp_path, monkeypatch
+):
+    for name in ("config.json", "model.safetensors"):
+        (tmp_path / name).write_bytes((trained / name).read_bytes())
+    config = json.loads((tmp_path / "config.json").read_text())
+    config = {**config, "env_spec": None, "dataset_id": None, **changes}
+    (tmp_path / "config.json").write_text(json.dumps({k: v for k, v in config.items() if v is not None}))
+    (tmp_path / "evilmodule.py").write_text("raise SystemExit('imported')")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    message = _main(monkeypatch, "evaluate", tmp_path, *QUICK, "--no-video")
+    assert re.match(f"didi-gym: .*{words}", message) and "\n" not in message
+    if "evilmodule" in words:
+        assert _main(monkeypatch, "evaluate", tmp_path, *QUICK, "--no-video", "--trust") == "imported"
 
 
 def test_list_names_the_policies_that_come_with_the_installation(monkeypatch, capsys):
@@ -275,7 +363,9 @@ def test_an_unknown_option_is_named(monkeypatch, capsys):
         ("train --dataset cli/pendulum-v0 --output {0}/file/x --horizon 8", "Not a directory"),
         ("evaluate {0}/absent", "is neither a folder, nor a bundled policy"),
         ("evaluate {0}", "is no skill policy: it has no config.json"),
-        ("evaluate {1} --env Nowhere-v0", "Nowhere"),
+        ("evaluate {1} --env Nowhere-v0", "--env module:Nowhere-v0"),
+        ("evaluate {1} --env ..x:Y-v0", "'..x:Y-v0'"),
+        ("evaluate {1} --env nomodule:Y-v0", "nomodule"),
         ("evaluate {1} --dataset cli/absent-v0", "no Minari data set 'cli/absent-v0'"),
         ("evaluate {1} --starts 1", "at least 2 skills from 2 starts"),
         ("evaluate {1} --contact-geoms moon", "no geom of the environment matches 'moon'"),
@@ -347,14 +437,76 @@ def test_training_says_how_many_skills_were_found(datasets, tmp_path, capfd):
     assert f"{found} skills were found, starting from 4 clusters" in capfd.readouterr().err
 
 
-@pytest.mark.parametrize(("kind", "said"), [("ball", "falls into clear groups.*kind discrete"), ("discrete", None)])
-def test_training_suggests_the_kind_of_skills_that_the_data_looks_like(kind, said, capsys):
+@pytest.mark.parametrize(
+    ("kind", "size", "silhouette", "said"),
+    [
+        ("ball", 2, None, r"falls into clear groups.* with (\d+) groups.*kind discrete --skills.skill-space.size \d"),
+        ("discrete", 12, None, None),
+        ("discrete", 2, None, "more groups than 2"),
+        ("ball", 2, 0.35, r"unclear.*0.35.*try both.*costs 18,500 gradient steps.* 17,000"),
+        ("discrete", 12, 0.35, "unclear.*0.35.*try both"),
+        ("discrete", 12, 0.1, "varies continuously.*kind ball"),
+        ("ball", 2, 0.1, None),
+    ],
+)
+def test_training_suggests_the_kind_of_skills_that_the_data_looks_like(
+    kind, size, silhouette, said, capsys, monkeypatch
+):
     from tests.examples import gait_dataset
 
-    skills = SkillConfig(skill_space=SkillSpace(kind, 5 if kind == "discrete" else 2))
+    if silhouette is not None:
+        monkeypatch.setattr("didi_gym.training.segmentation.separation", lambda *_: silhouette)
+    skills = SkillConfig(skill_space=SkillSpace(kind, size))
     train_command._suggest_skills(gait_dataset()[0], TrainConfig(skills))
     shown = capsys.readouterr().err
     assert re.search(said, shown) if said else shown == ""
+
+
+def _report(**values):
+    fields = dict.fromkeys(SkillReport.__dataclass_fields__, 0.0)
+    return SkillReport(**{**fields, "held_steps": 96, "held_seconds": math.nan, "spread_ratio": math.nan, **values})
+
+
+@pytest.mark.parametrize(
+    ("values", "discrete", "said"),
+    [
+        (
+            {"probe": 0.8, "spread_ratio": 1.1},
+            False,
+            r"real probe 0.80, falls 0% within 96 steps, real/planned 1.10: .*are real",
+        ),
+        ({"probe": 0.8, "held_seconds": 4.8}, False, r"within 4.8 s: the skills are real\.$"),
+        ({"probe": -0.1, "spread_ratio": 1.0}, False, "not real yet.*--skills.steps"),
+        ({"probe": math.nan}, False, "not real yet"),
+        ({"probe": 0.4}, True, "not real yet.*--behaviours.steps"),
+        ({"probe": 0.9, "spread_ratio": 3.68}, False, r"3.68: the skills are not real yet.*--dynamics.steps"),
+        ({"probe": 0.9, "spread_ratio": 0.5}, False, "not real yet.*--dynamics.steps"),
+        ({"probe": 0.9, "falls": 0.58}, False, "falls 58%.*not real yet.*--prior.steps"),
+    ],
+)
+def test_training_says_whether_skills_are_real(values, discrete, said):
+    words = train_command.verdict(_report(**values), discrete)
+    assert re.search(said, words) and "\n" not in words
+
+
+def test_after_training_skills_are_tried_in_the_simulator_and_its_time_step_is_recorded(datasets, tmp_path, capfd):
+    cli.run([word for word in _train(tmp_path / "p") if word != "--no-check"])
+    said = capfd.readouterr().err
+    assert re.search(r"In the simulator: real probe -?\d.*falls \d+% within 4.8 s, real/planned", said)
+    seconds = json.loads((tmp_path / "p" / "config.json").read_text())["step_seconds"]
+    assert seconds == pytest.approx(0.04)
+    assert SkillPolicy.from_pretrained(tmp_path / "p").config.step_seconds == seconds
+
+
+def test_a_simulator_that_cannot_be_had_never_fails_a_training(datasets, tmp_path, monkeypatch, capfd):
+    def broken(*_, **__):
+        raise RuntimeError("no display")
+
+    monkeypatch.setattr("didi_gym.evaluation.report.evaluate_skills", broken)
+    cli.run([word for word in _train(tmp_path / "p") if word != "--no-check"])
+    said = capfd.readouterr()
+    assert "not tried in the simulator: no display" in said.err and "Skill policy written to" in said.out
+    assert (tmp_path / "p" / "model.safetensors").is_file()
 
 
 def test_a_body_that_moves_along_a_line_is_drawn_over_time():

@@ -9,6 +9,7 @@ import pytest
 
 from didi_gym.cli import hub as hub_commands
 from didi_gym.cli import main as cli
+from didi_gym.hub.client import SkillPolicyHubError
 from didi_gym.hub.download import KnownModel, known_models, list_pretrained, resolve, weights_sha256
 from didi_gym.models.policy import SkillPolicy
 from tests.cli.test_cli import _main
@@ -64,11 +65,16 @@ def shown(text):
 
 def test_what_a_strangers_configuration_says_is_a_row_of_plain_text(folder, capsys):
     config = json.loads((folder / "config.json").read_text())
-    (folder / "config.json").write_text(json.dumps({**config, "dataset_id": ODD}))
+    config["layout"]["sources"][0]["keys"] = [ODD]
+    (folder / "config.json").write_text(json.dumps(config))
     cli.run(["hub", "info", str(folder)])
     said = capsys.readouterr().out
     assert shown(ODD) in said and "\x1b" not in said and "\u202e" not in said
     assert not any(line.startswith("forged") for line in said.splitlines())
+    (folder / "config.json").write_text(json.dumps({**config, "dataset_id": ODD}))
+    with pytest.raises(SkillPolicyHubError, match="dataset_id holds what cannot be printed") as caught:
+        cli.run(["hub", "info", str(folder)])
+    assert str(caught.value).isprintable()
 
 
 def test_a_list_in_a_terminal_is_wrapped_whole_and_no_markup(monkeypatch, capsys):

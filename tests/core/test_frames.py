@@ -5,7 +5,7 @@ import torch
 from didi_gym.core.frames import inputs_to_state, localize, turn, turn_skill, yaw_of
 from didi_gym.core.layout import Layout, ObservationSource
 from didi_gym.core.observations import choose_numbers, recover_numbers
-from tests.examples import BODY, body_states
+from tests.examples import BODY, DISC, body_states, disc_states
 
 
 def _windows(n=64, horizon=5, seed=0):
@@ -58,10 +58,33 @@ def test_a_local_trajectory_does_not_know_where_and_how_turned_the_world_was():
     np.testing.assert_allclose(localize(moved, BODY)[0], localize(windows, BODY)[0], atol=2e-5)
 
 
-def test_numpy_and_torch_agree():
-    windows = _windows()
-    for ours, theirs in zip(localize(windows, BODY), localize(torch.from_numpy(windows), BODY), strict=True):
-        np.testing.assert_allclose(ours, theirs.numpy(), atol=1e-6)
+def test_a_heading_by_an_angle_turns_the_world_and_adds_to_the_angle():
+    states = disc_states(50)
+    numbers = recover_numbers(turn(states, np.full(50, 0.7, np.float32), DISC.heading), DISC.state_source)
+    before = recover_numbers(states, DISC.state_source)
+    c, s = np.cos(0.7), np.sin(0.7)
+    matrix = np.array([[c, -s], [s, c]])
+    np.testing.assert_allclose(numbers[:, :2], before[:, :2] @ matrix.T, atol=1e-4)
+    np.testing.assert_allclose(numbers[:, 3:], before[:, 3:] @ matrix.T, atol=1e-4)
+    np.testing.assert_allclose(np.exp(1j * numbers[:, 2]), np.exp(1j * (before[:, 2] + 0.7)), atol=1e-5)
+    np.testing.assert_allclose(yaw_of(states, DISC.heading), before[:, 2], atol=1e-6)
+
+
+def test_a_local_trajectory_with_a_heading_by_an_angle_knows_nothing_of_the_world():
+    windows = disc_states(64 * 5).reshape(64, 5, 6)
+    local, yaw = localize(windows, DISC)
+    np.testing.assert_allclose(local[:, 0, [0, 1, 2, 5]], np.tile([0, 0, 1, 0], (64, 1)), atol=1e-6)
+    moved = turn(windows, np.full((64, 1), 2.1, np.float32), DISC.heading)
+    moved[..., :2] += [10.0, -4.0]
+    again, turned = localize(moved, DISC)
+    np.testing.assert_allclose(again, local, atol=2e-5)
+    np.testing.assert_allclose(np.exp(1j * (turned - yaw)), np.exp(2.1j), atol=1e-5)
+
+
+@pytest.mark.parametrize(("layout", "windows"), [(BODY, _windows()), (DISC, disc_states(320).reshape(64, 5, 6))])
+def test_numpy_and_torch_agree(layout, windows):
+    for ours, theirs in zip(localize(windows, layout), localize(torch.from_numpy(windows), layout), strict=True):
+        np.testing.assert_allclose(ours, theirs.numpy(), atol=1e-5)
     skills, angle = np.array([[1.0, 0.0, 7.0]], np.float32), np.array([np.pi / 2], np.float32)
     np.testing.assert_allclose(turn_skill(skills, angle), [[0, 1, 7]], atol=1e-6)
     np.testing.assert_allclose(turn_skill(torch.from_numpy(skills), torch.from_numpy(angle)), [[0, 1, 7]], atol=1e-6)

@@ -1,15 +1,23 @@
 import tracemalloc
+from dataclasses import replace
 
 import gymnasium as gym
+import h5py
 import minari
 import numpy as np
 import pytest
 from gymnasium import spaces
+from gymnasium.envs.registration import EnvSpec
 from minari.data_collector import EpisodeBuffer
 
+import didi_gym.data.minari
+from didi_gym.core.layout import Layout
+from didi_gym.data import read_labels
 from didi_gym.data.dataset import DatasetError, TrajectoryDataset
 from didi_gym.data.episodes import Packer
-from tests.examples import BODY
+from didi_gym.data.minari import RemoteDataError, read_episodes, upload_dataset
+from didi_gym.data.writing import Episode, require_writable, write_dataset
+from tests.examples import BODY, point_dataset
 
 
 def _episodes(lengths, width=3, seed=0):
@@ -121,12 +129,125 @@ def test_an_empty_data_set_and_a_wrong_layout_are_refused():
         TrajectoryDataset.from_episodes(_episodes([6]), BODY)
 
 
-class _Env(gym.Env):
-    def __init__(self, observation_space, action_space):
-        self.observation_space, self.action_space = observation_space, action_space
+def test_a_spike_does_not_decide_the_horizon():
+    rng = np.random.default_rng(0)
+    episodes = []
+    for _ in range(40):  # velocities that are known for a while, as those of a body
+        actions = np.repeat(rng.uniform(-1, 1, (6, 2)), 20, axis=0)
+        velocity = np.array([rng.normal(0, 1, 2)] * 121)
+        for t in range(120):
+            velocity[t + 1] = velocity[t] + 0.05 * actions[t]
+        episodes.append((np.c_[np.cumsum(0.1 * velocity, axis=0), velocity], actions))
+    clean = TrajectoryDataset.from_episodes(episodes, Layout(4, (2, 3), (0, 1), relative=(0, 1)))
+    spiked = replace(clean, observations=clean.observations.copy())
+    spiked.observations[500, 2] = 1e6
+    assert spiked.suggest_horizon() == clean.suggest_horizon() > 8
 
 
-def _store(dataset_id, observation_space, action_space, steps=9, episodes=3):
+def test_a_range_of_actions_of_another_shape_is_refused():
+    with pytest.raises(DatasetError, match=r"action_range must have shape \(2, 2\), got \(2,\)"):
+        replace(point_dataset(), action_range=np.array([0.0, 1.0]))
+
+
+def _wide(bound, seed=0, rows=4000):
+    """A data set of actions of standard deviation 0.4 in bounds of +-`bound`."""
+    rng = np.random.default_rng(seed)
+    pair = rng.normal(size=(rows + 1, 2)), rng.normal(0, 0.4, (rows, 2)).clip(-1, 1)
+    return [pair], {"action_low": [-bound] * 2, "action_high": [bound] * 2}
+
+
+@pytest.mark.parametrize("bound", [3.0, 100.0, 1e6])
+def test_actions_that_use_little_of_their_bounds_are_scaled_by_their_own_range(bound):
+    episodes, bounds = _wide(bound)
+    dataset = TrajectoryDataset.from_episodes(episodes, **bounds)
+    assert dataset.action_low.tolist() == [-bound] * 2 and dataset.action_range.tolist() == [[-1, -1], [1, 1]]
+    assert dataset.split()[0].action_range is dataset.action_range
+
+
+def test_actions_that_fill_half_of_their_bounds_or_have_none_are_scaled_by_the_bounds():
+    for bound in (1.0, 2.0, np.inf):
+        episodes, bounds = _wide(bound)
+        assert TrajectoryDataset.from_episodes(episodes, **bounds).action_range is None
+    rare = np.zeros((1000, 1))
+    rare[::200] = 1  # a gripper that closes now and then
+    episodes = [(np.zeros((1000, 1)), rare)]
+    assert TrajectoryDataset.from_episodes(episodes, action_low=[-1], action_high=[1]).action_range is None
+    one_hot = [(np.zeros((4, 1)), np.zeros(4, int))]
+    assert TrajectoryDataset.from_episodes(one_hot, action_space=spaces.Discrete(3)).action_range is None
+
+
+@pytest.mark.parametrize("bound", [100.0, np.inf])
+def test_a_few_far_actions_do_not_make_the_range_and_are_named(bound):
+    episodes, bounds = _wide(bound)
+    episodes[0][1][[7, 9], 1] = 90, -90
+    with pytest.warns(UserWarning, match=r"actions\[:, 1\]: 2 of 4000 rows.*e.g. 90 in row 7"):
+        dataset = TrajectoryDataset.from_episodes(episodes, **bounds)
+    assert 0.9 < dataset.action_range[1, 1] < 3 and dataset.actions[7, 1] == 90
+
+
+def test_actions_outside_the_space_are_clipped_with_a_warning_and_refused_where_they_are_many():
+    space = spaces.Box(-1, 1, (2,))
+    rng = np.random.default_rng(0)
+    states, actions = rng.normal(size=(1000, 3)), rng.uniform(-1, 1, (1000, 2))
+    actions[:60, 1] = 3
+    with pytest.warns(UserWarning, match=r"3.00% of the actions' numbers lie outside.*actions\[:, 1\]"):
+        dataset = TrajectoryDataset.from_episodes([(states, actions)], action_space=space)
+    assert dataset.actions.max() == 1 and dataset.action_range is None
+    with pytest.raises(DatasetError, match=r"66.\d+% of the actions' numbers lie outside.*at most 10%"):
+        TrajectoryDataset.from_episodes([(states, 3 * rng.uniform(-1, 1, (1000, 2)))], action_space=space)
+    TrajectoryDataset.from_episodes([(states, actions.clip(-1, 1) * (1 + 1e-6))], action_space=space)  # rounding
+
+
+def _far(offset, column):
+    """Five episodes of 100 steps of 0.05 each in two columns, one of them `offset` away from zero, float64."""
+    rng = np.random.default_rng(0)
+    episodes = []
+    for _ in range(5):
+        states = np.cumsum(rng.choice([-0.05, 0.05], (101, 2)), axis=0)
+        states[:, column] += offset
+        episodes.append((states, rng.uniform(-1, 1, (100, 2))))
+    return episodes
+
+
+@pytest.mark.parametrize("offset", [5e6, 1.7e9])
+def test_what_float32_cannot_hold_is_refused_unless_only_its_changes_count(offset):
+    episodes = _far(offset, 1)
+    with pytest.raises(DatasetError, match=r"observations\[:, 1\] reaches .* changes by 0.05 a step"):
+        TrajectoryDataset.from_episodes(episodes)
+    interrupted = _far(offset, 1)
+    interrupted[0][0][50:, 1] += 1e4  # a pause of the recording must not hide it
+    with pytest.raises(DatasetError, match=r"observations\[:, 1\] reaches"):
+        TrajectoryDataset.from_episodes(interrupted)
+    relative = Layout(2, (0,), (0, 1), relative=(1,))
+    dataset = TrajectoryDataset.from_episodes(episodes, relative)
+    for (states, _), start in zip(episodes, dataset.starts, strict=True):
+        change = dataset.observations[start : start + 100, 1] - dataset.observations[start, 1]
+        np.testing.assert_allclose(change, states[:100, 1] - states[0, 1], atol=1e-6)
+
+
+def test_what_float32_can_hold_stays_as_it_was_to_the_bit():
+    relative = Layout(2, (0,), (0, 1), relative=(1,))
+    for offset in (0.0, 50.0, 3000.0):
+        episodes = _far(offset, 1)
+        dataset = TrajectoryDataset.from_episodes(episodes, relative)
+        np.testing.assert_array_equal(dataset.observations[:100], episodes[0][0][:100].astype(np.float32))
+    whole = [(np.arange(10_000_000, 10_000_101)[:, None], np.zeros((100, 1)))]
+    assert TrajectoryDataset.from_episodes(whole).observations[99, 0] == 10_000_099
+    still = _far(1.7e9, 1)
+    for states, _ in still:
+        states[:, 1] = 1.7e9 + 0.3  # constant: nothing is lost
+    TrajectoryDataset.from_episodes(still)
+
+
+@pytest.mark.parametrize("value", [1e39, -1e30, 1.7e18])
+def test_numbers_that_no_sensor_gives_are_named(value):
+    episodes = _episodes([6, 6])
+    episodes[1][0][2, 1] = value
+    with pytest.raises(DatasetError, match=r"episode 1: observations\[2, 1\] is .*expected at most 1e\+15"):
+        TrajectoryDataset.from_episodes(episodes)
+
+
+def _store(dataset_id, observation_space, action_space, steps=9, episodes=3, **buffer):
     rng = np.random.default_rng(0)
 
     def observation():
@@ -145,7 +266,8 @@ def _store(dataset_id, observation_space, action_space, steps=9, episodes=3):
             actions=actions,
             rewards=np.zeros(steps),
             terminations=np.zeros(steps, bool),
-            truncations=np.arange(steps) == steps - 1,
+            truncations=buffer.get("truncations", np.arange(steps) == steps - 1),
+            infos={"energy": np.zeros(steps + 1)},
         )
         for i in range(episodes)
     ]
@@ -180,6 +302,92 @@ class TestMinari:
         assert dataset.observations.shape == (27, 4) and dataset.starts.tolist() == [0, 9, 18]
         assert dataset.action_low.tolist() == [-2, -2] and dataset.action_high.tolist() == [1, 1]
         assert dataset.layout.sources[0].size == 4 and dataset.dataset_id == "test/box-v0"
+
+    def test_an_episode_is_split_where_ends_are_flagged_inside_it(self):
+        _store("test/ends-v0", BOX, ACTION, steps=9, episodes=2, truncations=np.arange(9) % 4 == 3)
+        dataset = TrajectoryDataset.from_minari("test/ends-v0")
+        assert dataset.starts.tolist() == [0, 4, 8, 9, 13, 17] and dataset.lengths.tolist() == [4, 4, 1] * 2
+
+    def test_a_path_an_object_and_its_selected_episodes_load_as_their_id_does(self, tmp_path):
+        stored = _store("test/box-v0", BOX, ACTION)
+        expected = TrajectoryDataset.from_minari("test/box-v0")
+        for given in (stored, tmp_path / "test" / "box-v0", tmp_path / "test" / "box-v0" / "data"):
+            dataset = TrajectoryDataset.from_minari(given)
+            assert dataset.fingerprint() == expected.fingerprint() and dataset.dataset_id == "test/box-v0"
+        some = TrajectoryDataset.from_minari(stored.filter_episodes(lambda episode: episode.id != 1))
+        np.testing.assert_array_equal(some.observations, np.delete(expected.observations, slice(9, 18), axis=0))
+        with pytest.raises(DatasetError, match="nowhere"):
+            TrajectoryDataset.from_minari(tmp_path / "nowhere")
+        with pytest.raises(TypeError, match="got 7"):
+            TrajectoryDataset.from_minari(7)
+
+    def test_the_quick_reader_reads_what_minari_reads(self):
+        space = spaces.Dict({"a": spaces.Box(-9, 9, (1,)), "b": BOX})
+        for name, observed, acted in (
+            ("test/box-v0", BOX, ACTION),
+            ("test/dict-v0", space, ACTION),
+            ("test/discrete-v0", BOX, spaces.Discrete(3)),
+        ):
+            stored = _store(name, observed, acted)
+            keys = ("b", "a") if observed is space else ()
+            for quick, episode in zip(read_episodes(stored, keys), stored.iterate_episodes(), strict=True):
+                assert quick[0] == episode.id and quick[2].dtype == episode.actions.dtype
+                np.testing.assert_array_equal(quick[2], episode.actions)
+                np.testing.assert_array_equal(quick[3], episode.truncations)
+                for key in keys:
+                    np.testing.assert_array_equal(quick[1][key], episode.observations[key])
+
+    def test_loading_that_takes_long_says_how_far_it_is(self, monkeypatch, capsys):
+        stored = _store("test/box-v0", BOX, ACTION)
+        TrajectoryDataset.from_minari(stored)
+        assert capsys.readouterr().err == ""
+        monkeypatch.setattr(didi_gym.data.minari, "_PATIENCE", 0.0)
+        TrajectoryDataset.from_minari(stored, progress=False)
+        assert capsys.readouterr().err == ""
+        TrajectoryDataset.from_minari(stored)
+        assert "loading episodes: 3/3" in capsys.readouterr().err
+
+    def test_metadata_that_announces_too_few_steps_is_named(self):
+        stored = _store("test/box-v0", BOX, ACTION)
+        stored.storage.update_metadata({"total_steps": 20})
+        with pytest.raises(DatasetError, match=r"episode 2: .* 20 steps \(total_steps"):
+            TrajectoryDataset.from_minari("test/box-v0")
+
+    def test_an_episode_that_cannot_be_read_is_named(self):
+        stored = _store("test/box-v0", BOX, ACTION)
+        with h5py.File(stored.storage.data_path / "main_data.hdf5", "a") as file:
+            del file["episode_1/actions"]
+        with pytest.raises(DatasetError, match="episode 1: actions cannot be read"):
+            TrajectoryDataset.from_minari("test/box-v0")
+
+    def test_ids_that_would_leave_minaris_folder_are_refused(self, tmp_path, monkeypatch):
+        _store("test/box-v0", BOX, ACTION)
+        monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path / "inner" / "folder"))
+        for wrong in ("../../test/box-v0", str(tmp_path / "test" / "box-v0"), "hf://acme/../../test/box-v0"):
+            with pytest.raises(DatasetError, match="expected a data set id such as"):
+                TrajectoryDataset.from_minari(wrong)
+            with pytest.raises(ValueError, match="expected a data set id such as"):
+                read_labels(wrong)
+            with pytest.raises(RemoteDataError, match="expected"):
+                upload_dataset(wrong, "hf://acme")
+            with pytest.raises(ValueError, match="expected a data set id such as"):
+                require_writable(wrong, overwrite=True)
+
+    @pytest.mark.filterwarnings("ignore:.*precision lowered by casting:UserWarning")
+    def test_the_environment_is_kept_with_its_wrappers(self):
+        env = gym.wrappers.RescaleObservation(gym.make("Pendulum-v1", g=9.0, render_mode="rgb_array"), -1.0, 1.0)
+        rows, spec = [env.reset(seed=0)[0]], env.spec
+        actions = np.linspace(-2, 2, 200, dtype=np.float32)[:, None]
+        rows += [env.step(action)[0] for action in actions]
+        episode = Episode(np.array(rows), actions, np.zeros(200), False, seed=0)
+        write_dataset(
+            "test/wrapped-v0", [episode], env_spec=spec, layout=Layout.flat(3), algorithm_name="x", description="x"
+        )
+        dataset = TrajectoryDataset.from_minari("test/wrapped-v0")
+        again = gym.make(EnvSpec.from_json(dataset.env_spec))
+        assert "RescaleObservation" in str(again) and again.render_mode is None and again.unwrapped.g == 9.0
+        assert dataset.env_kwargs == {"g": 9.0}
+        np.testing.assert_allclose(again.reset(seed=0)[0], dataset.observations[0], atol=1e-6)
 
     def test_chosen_indices_become_the_state_and_are_recorded(self):
         stored = _store("test/box-v0", BOX, ACTION)

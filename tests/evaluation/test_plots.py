@@ -129,7 +129,12 @@ def test_learning_curves_rise_where_the_numbers_rise(tmp_path):
 
 @pytest.mark.parametrize(
     ("curves", "message"),
-    [({}, "at least one curve"), ({"a": (np.arange(3), np.arange(4))}, r"'a'.*\(3,\) and \(4,\)")],
+    [
+        ({}, "at least one curve"),
+        ({"a": (np.arange(3), np.arange(4))}, r"'a'.*\(3,\) and \(4,\)"),
+        ({"a": (np.arange(3), np.arange(3)), "b": ([], [])}, "'b' has no points"),
+        ({"a": ([1.0], [np.nan])}, "'a' has no points"),
+    ],
 )
 def test_learning_curves_that_do_not_fit_are_named(tmp_path, curves, message):
     with pytest.raises(ValueError, match=message):

@@ -1,6 +1,6 @@
 import json
 import math
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 import gymnasium as gym
 import numpy as np
@@ -8,11 +8,12 @@ import pytest
 from gymnasium import spaces
 
 from didi_gym.core.layout import Layout
+from didi_gym.core.observations import step_seconds_of, warn_of_other_step
 from didi_gym.core.skill_space import SkillSpace
 from didi_gym.data.dataset import TrajectoryDataset
 from didi_gym.evaluation.metrics import direction_error, mutual_information, nearest_distance, skill_probe, skill_spread
 from didi_gym.evaluation.report import SkillReport, evaluate_skills
-from didi_gym.evaluation.rollouts import SkillSimulator, data_env_id, hold_skills
+from didi_gym.evaluation.rollouts import SkillSimulator, Start, held_steps_for, hold_skills, make_data_env
 from didi_gym.models.config import PolicyConfig
 from didi_gym.models.policy import SkillPolicy
 from tests.examples import point_dataset, random_policy
@@ -96,6 +97,86 @@ def test_falls_are_counted_and_a_fallen_body_stays_where_it_fell():
     held = hold_skills(Compass(), Point(wall=0.5), skills=4, episodes=3, steps=30, progress=False)
     assert held.terminated.all() and held.paths.shape == (12, 31, 2)
     assert (held.paths[:, -1] == held.paths[:, -2]).all() and np.abs(held.paths).max() < 0.7
+
+
+class Clocked(Point):
+    """A Point that counts its own steps and refuses to go on after its last."""
+
+    def __init__(self, limit):
+        super().__init__()
+        self.limit = limit
+
+    def reset(self, *, seed=None, options=None):
+        self.left = self.limit
+        return super().reset(seed=seed, options=options)
+
+    def step(self, action):
+        assert self.left > 0, "stepped after the episode ended"
+        self.left -= 1
+        return *super().step(action)[:3], self.left == 0, {}
+
+
+def test_an_episode_that_ends_for_its_length_ends_a_held_skill_and_is_no_fall():
+    with pytest.warns(UserWarning, match="100% of the held rollouts.*after 12 of 30 steps"):
+        held = hold_skills(Compass(), Clocked(12), skills=4, episodes=3, steps=30, progress=False)
+    assert held.truncated.all() and not held.terminated.any()
+    moved = np.linalg.norm(held.paths[:, -1] - held.paths[:, 0], axis=-1)
+    np.testing.assert_allclose(moved, 1.2, rtol=1e-3)  # twelve steps, and the place where they ended
+    exact = hold_skills(Compass(), Clocked(12), skills=4, episodes=1, steps=12, progress=False)
+    assert not exact.truncated.any()
+
+
+@pytest.mark.filterwarnings("ignore:.*of the held rollouts were ended")
+def test_short_episodes_are_evaluated_and_count_neither_as_falls_nor_as_unlike_the_data():
+    dataset = point_dataset(40)
+    report, _ = evaluate_skills(Compass(), Clocked(20), dataset, starts=4, held_steps=96, progress=False)
+    assert report.falls == 0 and report.held_cut == 1 and report.held_distance < 2.1
+    assert math.isnan(report.held_fidelity)  # no rollout lasts eight horizons
+    free, _ = evaluate_skills(Compass(), Point(), dataset, starts=4, held_steps=20, progress=False)
+    assert report.fidelity == pytest.approx(free.fidelity, abs=0.2)
+    shorter, _ = evaluate_skills(Compass(), Clocked(5), dataset, starts=4, progress=False)
+    assert shorter.falls == 0 and math.isnan(shorter.fidelity)
+
+
+def test_a_start_that_an_unsteady_environment_does_not_repeat_is_its_reset():
+    class Unsteady(Clocked):
+        def reset(self, **kwargs):
+            self.limit -= 1
+            return super().reset(**kwargs)
+
+    simulator = SkillSimulator(Compass(), Unsteady(5))
+    simulator.visit(Start(0, np.ones((3, 2), np.float32)))
+    simulator.hold(simulator.visit(Start(0, np.ones((3, 2), np.float32))), np.zeros(2, np.float32), 1)
+
+
+def test_held_times_are_seconds_where_the_environment_says_how_long_a_step_is():
+    class Timed(Point):
+        dt = 0.1
+
+    assert hold_skills(Compass(), Timed(), skills=2, episodes=1, progress=False).paths.shape[1] == 49  # 4.8 s
+    for seconds, steps in ((60.0, 8), (1e-9, 2_000)):
+        Timed.dt = seconds
+        assert held_steps_for(Compass(), Timed()) == steps
+    Timed.dt = 0.1
+    report, _ = evaluate_skills(Compass(), Timed(), starts=2, hold=1, progress=False)
+    assert (report.held_steps, report.held_seconds, report.step_seconds) == (48, 4.8, 0.1)
+    report, _ = evaluate_skills(Compass(), Point(), starts=2, hold=1, progress=False)
+    assert report.held_steps == 96 and math.isnan(report.held_seconds) and math.isnan(report.step_seconds)
+
+
+def test_an_environment_of_other_time_steps_than_the_data_is_warned_of():
+    class Timed(Point):
+        dt = 0.1
+
+    with pytest.warns(UserWarning, match=r"takes 0.1 s, but.* 0.05 s"):
+        warn_of_other_step(Timed(), 0.05)
+    policy = Compass()
+    policy.config = replace(policy.config, step_seconds=0.05)
+    with pytest.warns(UserWarning, match=r"takes 0.1 s, but.* 0.05 s"):
+        SkillSimulator(policy, Timed())
+    warn_of_other_step(Timed(), 0.1), warn_of_other_step(Timed(), None), warn_of_other_step(Point(), 0.05)
+    assert step_seconds_of(gym.make("HalfCheetah-v5")) == pytest.approx(0.05)
+    assert step_seconds_of(gym.make("CartPole-v1")) is None  # 50 pictures a second say nothing about time
 
 
 def test_a_start_can_be_visited_again():
@@ -213,10 +294,27 @@ def test_probes_find_what_is_there_and_nothing_in_noise():
     noise = rng.normal(size=told.shape).astype(np.float32)
     assert skill_probe(told, skills, 0) > 0.98 and skill_probe(noise, skills, 0) < 0.05
     labelled = np.eye(16, dtype=np.float32)[None].repeat(40, 0)
-    bits, accuracy = mutual_information(labelled, 16, 0)
-    assert bits > 3.8 and accuracy == 1
-    bits, accuracy = mutual_information(rng.normal(size=(40, 16, 2)).astype(np.float32), 16, 0)
-    assert bits < 0.1 and accuracy < 0.2
+    found = mutual_information(labelled, 16, 0)
+    assert found.low <= found.bits <= found.high and found.low > 3.8 and found.accuracy == 1
+    found = mutual_information(rng.normal(size=(40, 16, 2)).astype(np.float32), 16, 0)
+    assert 0 <= found.low <= found.bits <= found.high < 0.1 and found.accuracy < 0.2
+
+
+def test_columns_that_hardly_ever_change_neither_blow_a_probe_up_nor_hide_what_others_tell():
+    rng = np.random.default_rng(0)
+    labelled = np.eye(16, dtype=np.float32)[None].repeat(40, 0)
+    skills = rng.uniform(-1, 1, (40, 16, 2)).astype(np.float32)
+    rare = (rng.random((40, 16, 3)) < 0.005).astype(np.float32)
+    rare[:20] = 0  # contacts that one half of the starts never had
+    constant = np.full((40, 16, 1), 0.1, np.float32)
+    noise = rng.normal(size=(40, 16, 2)).astype(np.float32)
+    for nothing in (np.concatenate([noise, rare, constant], -1), np.concatenate([rare, constant], -1), constant):
+        found = mutual_information(nothing, 16, 0)
+        assert 0 <= found.bits < 0.1 and found.high < 0.1
+        assert -0.1 < skill_probe(nothing, skills, 0) < 0.05
+    found = mutual_information(np.concatenate([labelled, rare, constant], -1), 16, 0)
+    assert found.bits > 3.7
+    assert skill_probe(np.concatenate([skills, rare, constant], -1), skills, 0) > 0.95
 
 
 def test_nearest_distances():
@@ -227,8 +325,6 @@ def test_nearest_distances():
 
 
 def test_what_cannot_be_evaluated_says_why():
-    from dataclasses import replace
-
     with pytest.raises(ValueError, match="at least 2 skills from 2 starts, got 1 skills, 4 starts"):
         evaluate_skills(Compass(), Point(), starts=4, skills=1, progress=False)
     three = TrajectoryDataset.from_episodes([(np.zeros((9, 3)), np.zeros((9, 2)))])
@@ -239,7 +335,7 @@ def test_what_cannot_be_evaluated_says_why():
     with pytest.raises(ValueError, match="not those the policy was trained on"):
         evaluate_skills(Compass(), wide, progress=False)
     with pytest.raises(ValueError, match="names no environment"):
-        data_env_id(Compass())
+        make_data_env(Compass())
     policy = random_policy(replace(POINT, state_source=None), action_dim=3)
     with pytest.raises(ValueError, match="no state_source"):
         SkillSimulator(policy, Point())

@@ -132,6 +132,38 @@ def test_two_revisions_that_differ_are_refused(hub_server):
     assert "names revision 'v2', but revision='v3' was asked for" in failure(f"{NAME}@v2", revision="v3")
 
 
+def test_a_mistyped_folder_is_told_what_is_near_without_a_request(bundled, hub_server, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    random_policy().save_pretrained("runs/base")
+    (tmp_path / "runs" / "bass").mkdir()  # no policy
+    for name in ("runs/bsae", "runs/Base", "runs/base-1"):
+        assert f"there is no folder {name}; did you mean runs/base? Where a model of that name on the Hub" in failure(
+            name
+        )
+    for name, near in (
+        ("./runs/bsae", "runs/base"),
+        ("anrt", "ant"),
+        (tmp_path / "runs" / "bsae", tmp_path / "runs/base"),
+    ):
+        assert f"; did you mean {near}?" in failure(name)
+    assert not hub_server.requests
+
+
+def test_a_name_in_a_folder_that_is_there_is_said_to_be_no_folder(
+    hub_server, policies, published, monkeypatch, tmp_path
+):
+    monkeypatch.chdir(tmp_path)
+    random_policy().save_pretrained("acme/base")
+    assert_same(load(NAME), policies[0])  # nothing near: a folder may have the name of an owner
+    assert failure("acme/xyz").startswith(
+        "there is no folder acme/xyz, and as the name of a model on the Hub: there is no"
+    )
+    with hub_server.outage():
+        assert failure("acme/xyz").startswith("there is no folder acme/xyz, and")
+    hub_server.commit("acme/bsae", files_of(policies[0], tmp_path / "f"))
+    assert_same(load("acme/bsae@main"), policies[0])
+
+
 # -- revisions -----------------------------------------------------------------------------------------------------
 def test_main_a_tag_a_branch_a_commit_and_a_pull_request_load_bit_for_bit(hub_server, policies, published, tmp_path):
     hub_server.tag(NAME, "v1.0")
@@ -307,6 +339,22 @@ def test_a_link_in_the_cache_that_leads_elsewhere_is_refused(hub_server, publish
     assert re.search(r"model.safetensors leads out of the cache, to .*: delete .*models--acme--ant", failure(NAME))
 
 
+@pytest.mark.parametrize("name", ["model.safetensors", "config.json"])
+def test_another_file_in_place_of_a_link_of_the_cache_is_refused_and_a_copy_is_read(
+    hub_server, policies, published, name, tmp_path
+):
+    load(NAME)
+    place = cached_file(name, published)
+    content = place.read_bytes()
+    place.unlink()
+    place.write_bytes(content)  # as a copy of a cache without links has it
+    assert_same(load(NAME, revision=published), policies[0])
+    place.write_bytes(files_of(random_policy(seed=7, replan_every=3), tmp_path / "other")[name])
+    for settings in ({}, {"revision": published}, {"local_files_only": True}):
+        assert f"{name} of {NAME} is corrupt in the cache" in failure(NAME, **settings)
+    assert_same(load(NAME, force_download=True), policies[0])
+
+
 def test_files_that_repositories_share_in_the_cache_are_read(hub_server, policies, published):
     load(NAME)
     blob = cached_file("model.safetensors", published).resolve()
@@ -414,6 +462,14 @@ def test_a_bundled_name_in_another_revision_is_fetched_where_it_is_known(hub_ser
     hub_server.tag(NAME, "v0")
     assert_same(load("walker", revision="v0"), policies[0])
     assert load("walker").commit_hash is None
+
+
+def test_a_known_name_that_is_nowhere_yet_says_so_without_a_request(hub_server, known):
+    assert failure("walker") == (
+        "walker is not on the Hub yet and does not come with this installation (which has ant, point): it is the "
+        "folder hub/walker of didi_gym's source, whose path can be given instead of the name"
+    )
+    assert not hub_server.requests
 
 
 def test_other_weights_of_a_known_model_are_refused_unless_asked_for(hub_server, known, policies, published, tmp_path):

@@ -124,7 +124,7 @@ def test_a_card_that_was_edited_by_hand_stays_unless_another_is_given(hub_server
     assert is_untouched(ours.decode()) and not is_untouched(edited.decode())
     hub_server.commit(REPO, {"README.md": edited})
     done = push_policy(random_policy(seed=4), REPO, check=loads, **WRITE)
-    assert done.kept_card and done.changed == ("model.safetensors",)
+    assert done.kept_card and sorted(done.changed) == ["config.json", "model.safetensors"]
     assert hub_server.files(REPO)["README.md"] == edited
     (tmp_path / "card.md").write_text("---\nlicense: mit\n---\nfrom a file")
     for card, expected in (("---\nlicense: mit\n---\nmine", b"mine"), (tmp_path / "card.md", b"from a file")):
@@ -535,3 +535,11 @@ def test_a_failed_push_leaves_models_toml_alone(publish, hub_server, monkeypatch
         publish.main(publish.Publish(("body",), repo_id="acme/body"))
     assert "your token may not write to acme/body" in str(stop.value.code)
     assert (publish.HUB / "models.toml").read_text() == MODELS
+
+
+def test_a_card_that_is_a_link_is_refused(hub_server, policy, tmp_path):
+    (tmp_path / "secret").write_text("---\nlicense: mit\n---\nsecret")
+    (tmp_path / "card.md").symlink_to(tmp_path / "secret")
+    with pytest.raises(SkillPolicyHubError, match=r"README.md was not pushed: .*card.md is a link"):
+        policy.push_to_hub(REPO, card=tmp_path / "card.md", **WRITE)
+    assert hub_server.requests == []

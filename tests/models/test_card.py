@@ -5,6 +5,7 @@ import dataclasses
 import json
 import math
 import re
+import shlex
 import socket
 
 import numpy as np
@@ -170,17 +171,23 @@ def test_the_behaviours_of_the_data_and_two_rivals_stand_beside_this_policy_in_w
         "didi-64-starts": mean(0.2, 9),
         "no-prior": mean(0.31239, 1),
         "behaviours": mean(0.9912, 5),
-        "bc-anchor": {**mean(0.5, 3), "falls": {"iqm": 0.1, "n": 7}},
+        "bc-anchor": {**mean(0.5, 7), "falls": {"iqm": 0.1, "n": 9}},
         "metra": {"falls": {"iqm": math.nan, "n": 0}},
     }
     card = make_card(random_policy(), "body", results={**RESULTS, "seeds": mean(0.8, 5), "baselines": baselines})
     information, fidelity = "information in one horizon, of 2 bits", "rollouts like the data"
     assert rows_of(card) == [
-        ["", "this policy", "the data's own behaviours", "imitation instead of the prior", "without the prior"],
+        [
+            "",
+            "this policy",
+            "the data's own behaviours (5 runs)",
+            "imitation instead of the prior (7 runs)",
+            "without the prior (1 run)",
+        ],
         [information, "1.57 bits", "-", "-", "-"],
         [fidelity, "97.5 %", "99.1 %", "50 %", "31.2 %"],
     ]
-    assert "interquartile means over 1 to 5 runs" in section(card, "Results")
+    assert "interquartile means" in section(card, "Results")
     assert not any(label in card for label in ("bc-anchor", "no-prior", "didi-64-starts", "vae", "variational"))
 
 
@@ -254,6 +261,21 @@ def test_the_program_of_a_policy_without_an_environment_plans(tmp_path, monkeypa
     monkeypatch.chdir(tmp_path)
     (program,) = python_blocks(make_card(policy, "body"))
     assert run_program(program)["actions"].shape == (1, 8, 3)
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        {"env_id": "evilmodule:Env-v0"},
+        {"env_id": "..x:Y-v0"},
+        {"env_id": "didi_gym/Ant-v0"},
+        {"env_id": "Ant-v5", "env_kwargs": {"policy": "evil/repo"}},
+    ],
+)
+def test_the_program_of_a_card_makes_no_environment_that_asks_for_trust(config):
+    policy = random_policy(Layout.flat(4), **config)
+    (program,) = python_blocks(make_card(policy, "body"))
+    assert "make(" not in program and "plan_actions" in program
 
 
 def test_the_program_of_a_policy_without_a_recipe_makes_the_environment_of_its_data():
@@ -457,3 +479,29 @@ def test_a_training_folder_is_measured_and_its_weights_are_copied(tmp_path, monk
     for name in ("config.json", "model.safetensors"):
         assert (tmp_path / "hub" / "body" / name).read_bytes() == (run / name).read_bytes()
     np.testing.assert_equal(json.loads((tmp_path / "hub" / "body" / "results.json").read_text()), {"probe": 0.5})
+
+
+# -- what a stranger's configuration may do to a card ----------------------------------------------------------------
+def test_words_of_a_configuration_are_no_markup_no_html_and_no_command():
+    layout = Layout.flat(2, ("a`<b>|x",))
+    policy = random_policy(layout)
+    odd = "x`</code><img src=y onerror=z>`"
+    fields = {"dataset_id": f"{odd}; rm -rf ~", "env_id": odd, "didi_gym_version": "[1](http://x) <script>"}
+    policy.config = dataclasses.replace(policy.config, **fields)
+    card = make_card(policy, "a<b>[x](http://y)")
+    shown = card.split("---\n", 2)[2]
+    body = re.sub(r"```.*?```|`[^`\n]*`", "", shown, flags=re.DOTALL)  # without what is code
+    assert not re.search(r"(?<!\\)<(?!!--)|(?<!\\)\]\(http://", body)
+    assert r"\[1\]\(http://x\) \<script\>" in card and r"# a\<b\>\[x\]\(http://y\)" in card
+    (command,) = re.findall(r"`(didi-gym train [^`]*)`", card)
+    assert len(shlex.split(command)) == 4 and shlex.split(command)[3].endswith("rm -rf ~")
+    assert "| `a'<b>\\|x` of 2 numbers |" in card
+    assert odd in front_matter(card)["tags"]
+
+
+@pytest.mark.parametrize("changes", [{"env_id": "evil:Env-v0"}, {"env_id": "Ant-v5", "env_kwargs": {"policy": "a/b"}}])
+def test_the_program_of_a_card_makes_no_environment_that_runs_what_a_configuration_chose(changes):
+    policy = random_policy()
+    policy.config = dataclasses.replace(policy.config, **changes)
+    (program,) = python_blocks(make_card(policy, "odd"))
+    assert "make(" not in program and "plan_actions" in program

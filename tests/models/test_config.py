@@ -7,13 +7,14 @@ from datetime import date
 
 import pytest
 
-from didi_gym.core.layout import Heading, Layout, ObservationSource
+from didi_gym.core.layout import Heading, Layout, LayoutChoice, ObservationSource
 from didi_gym.core.schema import from_dict, to_dict
 from didi_gym.core.skill_space import SkillSpace
+from didi_gym.data.generators.agents import agents_layout
 from didi_gym.models.config import PolicyConfig, UNetConfig
 from didi_gym.models.discriminator import Discriminator
 from didi_gym.training import BehaviourConfig, DynamicsConfig, PriorConfig, SkillConfig, TrainConfig
-from tests.examples import BODY, random_policy
+from tests.examples import BODY, DISC, random_policy
 
 
 @pytest.mark.parametrize("config", [SkillConfig(), PriorConfig(), TrainConfig(), random_policy().config, BODY])
@@ -29,6 +30,11 @@ def test_a_whole_number_too_large_for_a_float_is_refused_in_words():
 def test_a_config_written_before_there_were_u_nets_means_an_mlp():
     old = {name: value for name, value in _changed().items() if name not in ("network", "unet")}
     assert from_dict(PolicyConfig, old) == random_policy().config and random_policy().config.network == "mlp"
+
+
+def test_a_config_written_before_there_was_an_action_range_means_the_bounds():
+    old = {name: value for name, value in _changed().items() if name not in ("action_range", "env_spec")}
+    assert from_dict(PolicyConfig, old) == random_policy().config and random_policy().config.action_range is None
 
 
 def _changed(**changes):
@@ -58,6 +64,14 @@ def _changed(**changes):
             _changed(layout={**to_dict(BODY), "heading": {"quaternion": [1, 2], "vectors": []}}),
             r"layout\.heading\.q",
         ),
+        (_changed(action_range=[[0.0, 0.0], [1.0, 1.0]]), "PolicyConfig: action_range: .*3 lowest.*got 2 and 2"),
+        (_changed(action_range=[[0.0] * 3, [1.0, 1.0, -1.0]]), "PolicyConfig: action_range: "),
+        (
+            _changed(action_range=[[0.0] * 3, [1.0] * 3], discrete_actions=True),
+            "PolicyConfig: action_range: .*discrete",
+        ),
+        (_changed(action_range=[[0.0] * 3, [1.0, 1.0, "1"]]), r"action_range\[1\]\[2\]: "),
+        (_changed(env_spec="x" * 100_001), "env_spec: "),
         (_changed(env_kwargs=[]), r"env_kwargs: .*, got \[\]"),
         (_changed(env_kwargs={"day": date(2026, 1, 1)}), "PolicyConfig: .*JSON"),
         (_changed(env_kwargs="x" * 10**5), "env_kwargs: .*got 'xx"),
@@ -89,6 +103,62 @@ def test_decoding_is_strict_and_names_the_place(data, words):
 def test_a_layout_that_contradicts_itself_is_refused(changes, words):
     with pytest.raises(ValueError, match=words):
         replace(BODY, **changes)
+
+
+@pytest.mark.parametrize(
+    ("heading", "words"),
+    [
+        (Heading(angle=(0, 3), vectors=((6, 7),)), "heading.*must read its angle"),
+        (Heading(angle=(2, 9)), r"heading .*distinct indices in 0\.\.7"),
+        (Heading((2, 3, 4, 5), angle=(6, 7)), "either a quaternion or an angle"),
+        (Heading(vectors=((6, 7),)), "either a quaternion or an angle"),
+    ],
+)
+def test_a_heading_has_one_orientation_that_the_policy_reads(heading, words):
+    with pytest.raises(ValueError, match=words):
+        replace(BODY, heading=heading)
+
+
+OBSERVED = ObservationSource(5, (0, 1, 2, 3, 4))
+
+
+def test_chosen_columns_make_the_layout_that_one_would_write():
+    assert LayoutChoice().complete(OBSERVED) == replace(Layout.flat(5), sources=(OBSERVED,), state_source=OBSERVED)
+    chosen = LayoutChoice(features=(0, 1), relative=(0, 1), heading_angle=(2,), heading_vectors=((0, 1), (3, 4)))
+    assert chosen.complete(OBSERVED) == DISC
+    pair = LayoutChoice(heading_angle=(2, 3), heading_vectors=((0, 1),)).complete(OBSERVED)
+    assert pair.heading == Heading(angle=(2, 3), vectors=((0, 1),)) and pair.state_dim == 5
+    assert LayoutChoice(features=(1,), angles=(1, 2)).complete(OBSERVED).features == (1, 5)
+    kept = ObservationSource(9, (8, 6, 4), ("a", "b"))
+    assert LayoutChoice(relative=(1,)).complete(kept).sources == (ObservationSource(9, (8, 4), ("a", "b")),)
+
+
+@pytest.mark.parametrize("known", [BODY, DISC, agents_layout(9, 1, (0,)), agents_layout(9, 2)])
+def test_what_is_not_chosen_stays_as_the_data_set_says(known):
+    source = replace(known.state_source, angles=())
+    assert LayoutChoice().complete(source, known) == known
+    assert LayoutChoice(features=(3,)).complete(source, known) == replace(known, features=(3,))
+    turned = LayoutChoice(features=(0,), angles=(3, 4), heading_vectors=(), heading_angle=()).complete(source, known)
+    assert [one.size for one in turned.sources] == [one.size for one in known.sources]  # in both forms still
+
+
+@pytest.mark.parametrize(
+    ("choice", "words"),
+    [
+        ({"features": (5,)}, "features names column 5, .* 0 to 4"),
+        ({"heading_vectors": ((3, 7),)}, "heading_vectors names column 7"),
+        ({"features": (1, 1)}, "features .*distinct"),
+        ({"relative": (2,), "angles": (2,)}, "column 2 .*angle and as relative"),
+        ({"heading_angle": (2,)}, "heading_vectors"),
+        ({"heading_vectors": ((3, 4),)}, "heading_angle or heading_quaternion"),
+        ({"heading_angle": (0, 1, 2), "heading_vectors": ((3, 4),)}, "heading_angle names one column, or two, got 3"),
+        ({"heading_angle": (2,), "heading_quaternion": (0, 1, 2, 3), "heading_vectors": ((3, 4),)}, "not both"),
+        ({"relative": (0,), "heading_angle": (2,), "heading_vectors": ((0, 1),)}, "as a whole"),
+    ],
+)
+def test_columns_that_cannot_be_chosen_are_named(choice, words):
+    with pytest.raises(ValueError, match=words):
+        LayoutChoice(**choice).complete(OBSERVED)
 
 
 @pytest.mark.parametrize(
@@ -146,3 +216,22 @@ def test_a_flat_layout_reads_and_judges_everything():
     layout = Layout.flat(3, ("a",))
     assert layout.policy_inputs == layout.features == (0, 1, 2)
     assert layout.sources == (ObservationSource(3, (0, 1, 2), ("a",)),) and layout.state_source == layout.sources[0]
+
+
+@pytest.mark.parametrize("name", ["env_id", "dataset_id", "didi_gym_version"])
+@pytest.mark.parametrize("odd", ["a\x1b[2Jb", "a\nsha256 0123", "a\u202eb", "a\u200bb"])
+def test_what_a_configuration_names_can_be_printed(name, odd):
+    with pytest.raises(ValueError, match=f"{name} holds what cannot be printed") as caught:
+        replace(random_policy().config, **{name: odd})
+    assert str(caught.value).isprintable()
+
+
+def test_a_layout_has_few_sources_and_not_many_indices():
+    source = ObservationSource(8, (2, 3, 4, 5, 6, 7))
+    assert len(replace(BODY, sources=(source,) * 64).sources) == 64
+    with pytest.raises(ValueError, match=r"layout.sources: expected at most 64, got 65"):
+        replace(BODY, sources=(source,) * 65)
+    with pytest.raises(ValueError, match=r"layout.sources: expected at most 65536 indices and keys in all, got 70014"):
+        replace(
+            BODY, sources=(ObservationSource(8, (2, 3, 4, 5, 6, 7), ("k",) * 70_000),), state_source=BODY.state_source
+        )

@@ -9,8 +9,16 @@ from didi_gym.core.layout import Heading, Layout
 from didi_gym.core.skill_space import SkillSpace
 from didi_gym.models import engines
 from didi_gym.models.config import UNetConfig
-from didi_gym.models.engines import CpuEngine, CudaGraphEngine, NumpyEngine, Recording, RowEngine, TorchEngine
-from tests.examples import BODY, body_states, random_policy
+from didi_gym.models.engines import (
+    CpuEngine,
+    CudaGraphEngine,
+    NonFinitePlan,
+    NumpyEngine,
+    Recording,
+    RowEngine,
+    TorchEngine,
+)
+from tests.examples import BODY, DISC, body_states, random_policy
 
 DISCRETE = SkillSpace("discrete", 3)
 SCATTERED = Layout(  # vx vy | w | x y | q: nothing is where BODY has it, and the quaternion is not in one piece
@@ -29,6 +37,7 @@ FORMS = [
     {"layout": Layout.flat(6), "skill_space": DISCRETE},
     {"consistency": "joint"},
     {"discrete_actions": True},
+    {"action_range": ((-0.1, -0.5, 0.5), (0.2, 0.25, 0.5))},
 ]
 UNET = {"network": "unet", "unet": UNetConfig(8, (1, 2))}
 UNETS = [UNET, {**UNET, "consistency": "joint"}, {**UNET, "plan_length": 3, "replan_every": 3}]
@@ -51,6 +60,62 @@ def test_all_engines_plan_alike(form, n):
             scale = policy.action_high - policy.action_low
             np.testing.assert_allclose(actions / scale, expected[:, :steps] / scale, atol=2e-5)
             assert (actions >= policy.action_low).all() and (actions <= policy.action_high).all()
+
+
+@pytest.mark.parametrize("n", [1, 33])
+def test_minus_one_and_one_are_the_ends_of_the_range_and_the_bounds_only_clip(n):
+    policy = random_policy(action_range=((-0.1, -0.5, 0.5), (0.2, 0.25, 0.5)))
+    last = policy.net.state_dict()[[name for name in policy.net.state_dict() if name.endswith("bias")][-1]]
+    last.copy_(torch.where(torch.arange(len(last)) % 2 == 0, 1e3, -1e3))  # tanh is 1 or -1
+    expected = [[0.2, -0.5, 0.5], [-0.1, 0.25, 0.5]]
+    for engine in (NumpyEngine(policy), TorchEngine(policy)):
+        np.testing.assert_allclose(engine(*_asked(policy, n), 2), np.broadcast_to(expected, (n, 2, 3)), rtol=1e-6)
+    policy.high[0] = 0.05
+    for engine in (NumpyEngine(policy), TorchEngine(policy)):
+        assert engine(*_asked(policy, n), 1)[0, 0, 0] == np.float32(0.05)
+
+
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")  # numpy says where a number first overflows
+@pytest.mark.parametrize("n", [1, 3, 33])
+@pytest.mark.parametrize("form", [*FORMS, UNET], ids=str)
+def test_a_plan_that_is_not_finite_is_an_error_at_any_engine_that_names_the_policy(form, n):
+    policy = random_policy(**form)
+    policy.name_or_path = "runs/diverged"
+    kinds = [TorchEngine, _OnCpu] if form == UNET else [NumpyEngine, CpuEngine, RowEngine, TorchEngine, _OnCpu]
+    observations, skills = _asked(policy, n)
+    odd = observations.copy()
+    odd[-1, 4] = np.nan
+    for make in kinds:
+        with pytest.raises(NonFinitePlan, match=rf"runs/diverged was given observations with nan in row {n - 1}, col"):
+            make(policy)(odd, skills, 2)
+    for parameter in policy.parameters():
+        parameter.mul_(1e30)
+    for engine in (*(make(policy) for make in kinds), policy.plan_actions):
+        with pytest.raises(NonFinitePlan, match="runs/diverged plans NaN or infinity for row 0"):
+            engine(observations, skills, 2)
+
+
+def test_a_large_finite_plan_is_a_plan():
+    policy = random_policy(low=(-3e38, -1.0, -1.0), high=(3e38, 1.0, 1.0))
+    assert np.isfinite(policy.plan_actions(*_asked(policy))).all()
+
+
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")
+def test_a_whole_imagined_plan_that_is_not_finite_is_an_error():
+    policy = random_policy(consistency="joint")
+    policy.normalizer.scale.fill_(3e38)
+    policy.net.outlet.bias.fill_(1e3)
+    with pytest.raises(NonFinitePlan, match="plans NaN or infinity"):
+        policy.plan(*_asked(policy))
+
+
+def test_a_huge_network_is_not_copied_for_numpy(monkeypatch):
+    policy = random_policy()
+    expected = TorchEngine(policy)(*_asked(policy, 2), 8)
+    monkeypatch.setattr(engines, "_NUMPY_NUMBERS", 100)
+    monkeypatch.setattr(engines, "NumpyEngine", None)
+    np.testing.assert_array_equal(policy.engine()(*_asked(policy, 2), 8), expected)
+    assert policy.engine(batch_invariant=True)(*_asked(policy, 2), 8).shape == expected.shape
 
 
 @pytest.mark.parametrize("form", UNETS, ids=str)
@@ -85,21 +150,21 @@ def test_far_from_zero_the_numpy_engine_is_as_exact_as_torch(n):
     )
 
 
-@pytest.mark.parametrize("layout", [BODY, SCATTERED], ids=["body", "scattered"])
+@pytest.mark.parametrize("layout", [BODY, SCATTERED, DISC], ids=["body", "scattered", "disc"])
 @pytest.mark.parametrize("turns_skill", [True, False])
 def test_the_heading_frame_is_what_frames_computes(layout, turns_skill):
-    generator = np.random.default_rng(0)
-    inputs, skills = generator.normal(size=(500, 6)).astype(np.float32), generator.normal(size=(500, 2))
+    generator, read = np.random.default_rng(0), len(layout.policy_inputs)
+    inputs, skills = generator.normal(size=(500, read)).astype(np.float32), generator.normal(size=(500, 2))
     joined = np.concatenate([inputs, skills.astype(np.float32)], axis=1)
     states = inputs_to_state(inputs, layout)
-    quaternion = list(layout.heading.quaternion)
-    states[:, quaternion] /= np.linalg.norm(states[:, quaternion], axis=1, keepdims=True)
-    joined[:, :6] = states[:, list(layout.policy_inputs)]
+    orientation = list(layout.heading.orientation)
+    states[:, orientation] /= np.linalg.norm(states[:, orientation], axis=1, keepdims=True)
+    joined[:, :read] = states[:, list(layout.policy_inputs)]
 
     local, yaw = localize(states[:, None], layout)
-    turned = turn_skill(joined[:, 6:], -yaw) if turns_skill else joined[:, 6:]
+    turned = turn_skill(joined[:, read:], -yaw) if turns_skill else joined[:, read:]
     expected = np.concatenate([local[:, 0, list(layout.policy_inputs)], turned], axis=1)
-    plain = np.abs(local[:, 0, layout.heading.quaternion[0]]) > 1e-5  # at zero rounding decides which sign is taken
+    plain = np.abs(local[:, 0, orientation[0]]) > 1e-5  # at zero rounding decides which sign is taken
 
     frame = HeadingFrame(layout, turns_skill)
     columns, numbers, tensor = joined.copy(), joined.tolist(), torch.from_numpy(joined.copy())
@@ -247,7 +312,8 @@ def test_graphs_are_recorded_once_per_power_of_two_and_number_of_steps():
 def test_a_smaller_batch_sees_nothing_of_a_larger_one_before():
     policy = random_policy()
     engine = _OnCpu(policy)
-    engine(np.full((8, 6), np.nan, np.float32), np.zeros((8, 2), np.float32), 2)
+    with pytest.raises(NonFinitePlan):
+        engine(np.full((8, 6), np.nan, np.float32), np.zeros((8, 2), np.float32), 2)
     asked = _asked(policy, 5)
     np.testing.assert_allclose(engine(*asked, 2), policy.plan_actions(*asked, 2), atol=2e-5)
 

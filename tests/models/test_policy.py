@@ -13,7 +13,7 @@ from didi_gym.core.layout import Layout
 from didi_gym.core.skill_space import SkillSpace
 from didi_gym.hub.download import SkillPolicyHubError
 from didi_gym.models.dynamics import DynamicsEnsemble
-from didi_gym.models.policy import SkillPolicy
+from didi_gym.models.policy import SkillPolicy, pick_device
 from tests.examples import BODY, body_states, random_policy
 
 FORMS = [{}, {"skill_space": SkillSpace("discrete", 3)}, {"consistency": "joint"}, {"layout": Layout.flat(6)}]
@@ -218,10 +218,10 @@ def test_tensors_may_need_gradients_later():
     ("inputs", "skills", "words"),
     [
         (torch.zeros(2, 6), np.zeros((2, 2)), "both be arrays or both be tensors, got skills of type ndarray"),
-        (np.zeros((2, 6)), torch.zeros(2, 2), "got observations of type ndarray"),
-        (torch.zeros(2, 6, device="meta"), torch.zeros(2, 2), "observations are on meta, the policy is on cpu"),
+        (np.zeros((2, 6)), torch.zeros(2, 2), "inputs of type ndarray"),
+        (torch.zeros(2, 6, device="meta"), torch.zeros(2, 2), "inputs are on meta, the policy is on cpu"),
         (torch.zeros(2, 6), torch.zeros(2, 2, device="meta"), "skills are on meta, the policy is on cpu"),
-        (torch.zeros(2, 5), torch.zeros(2, 2), r"observations must have shape \(n, 6\), got \(2, 5\)"),
+        (torch.zeros(2, 5), torch.zeros(2, 2), r"inputs .*\(n, 6\), got \(2, 5\)"),
     ],
 )
 def test_tensors_of_two_kinds_are_refused(inputs, skills, words):
@@ -275,10 +275,10 @@ def test_a_policy_that_has_acted_can_be_copied_and_the_copy_has_weights_of_its_o
 @pytest.mark.parametrize(
     ("inputs", "skills", "words"),
     [
-        (np.zeros((2, 5)), np.zeros((2, 2)), r"observations must have shape \(n, 6\), got \(2, 5\)"),
-        (np.zeros(6), np.zeros((1, 2)), r"observations must have shape"),
+        (np.zeros((2, 5)), np.zeros((2, 2)), r"inputs .*\(n, 6\), got \(2, 5\)"),
+        (np.zeros(6), np.zeros((1, 2)), "inputs"),
         (np.zeros((2, 6)), np.zeros((2, 3)), r"skills must have shape \(n, 2\), got \(2, 3\)"),
-        (np.zeros((2, 6)), np.zeros((3, 2)), "2 observations and 3 skills"),
+        (np.zeros((2, 6)), np.zeros((3, 2)), "2 inputs and 3 skills"),
     ],
 )
 def test_wrong_shapes_are_refused(inputs, skills, words):
@@ -427,3 +427,68 @@ def test_a_trajectory_of_one_plan_is_the_papers_single_pass():
     states, actions = policy.trajectory(first, skills, dynamics)
     torch.testing.assert_close(actions, policy(first, skills)[0])
     torch.testing.assert_close(states, dynamics.rollout(first, actions)[:, :8])
+
+
+def test_an_action_range_outside_of_the_bounds_is_refused(tmp_path):
+    random_policy(action_range=((0.0, 0.0, 0.0), (0.5, 0.25, 4.0))).save_pretrained(tmp_path)
+    with pytest.raises(SkillPolicyHubError, match="action_range of config"):
+        SkillPolicy.from_pretrained(tmp_path)
+    kept = random_policy(action_range=((0.0, 0.0, 0.0), (0.5, 0.25, 3.0)))
+    again = SkillPolicy.from_pretrained(kept.save_pretrained(tmp_path), device="cpu")
+    assert again.config == kept.config and again.action_range[1].tolist() == [0.5, 0.25, 3.0]
+
+
+def test_a_changed_bit_of_the_weights_or_those_of_another_policy_are_refused(tmp_path):
+    folder = random_policy().save_pretrained(tmp_path / "p")
+    content = (folder / "model.safetensors").read_bytes()
+    sound = SkillPolicy.from_pretrained(folder, device="cpu")
+    for place in (-1, -5000, -len(content) // 3):
+        changed = bytearray(content)
+        changed[place] ^= 1
+        (folder / "model.safetensors").write_bytes(changed)
+        with pytest.raises(
+            SkillPolicyHubError, match=r"model.safetensors is damaged or of another policy: its weights"
+        ):
+            SkillPolicy.from_pretrained(folder, device="cpu")
+    other = random_policy(seed=1).save_pretrained(tmp_path / "q")
+    (folder / "model.safetensors").write_bytes((other / "model.safetensors").read_bytes())
+    with pytest.raises(SkillPolicyHubError, match="damaged or of another policy"):
+        SkillPolicy.from_pretrained(folder, device="cpu")
+    sound.low.fill_(-7.0)  # what is saved has the hash of what is saved
+    assert SkillPolicy.from_pretrained(sound.save_pretrained(tmp_path / "p"), device="cpu").low[0] == -7
+
+
+def test_a_folder_from_before_hashes_were_recorded_loads(tmp_path):
+    folder = random_policy().save_pretrained(tmp_path)
+    config = json.loads((folder / "config.json").read_text())
+    assert len(config.pop("weights_sha256")) == 64
+    (folder / "config.json").write_text(json.dumps(config))
+    assert SkillPolicy.from_pretrained(folder, device="cpu").config == random_policy().config
+
+
+def test_another_default_type_of_torch_changes_nothing(tmp_path):
+    folder = random_policy().save_pretrained(tmp_path / "p")
+    asked = _asked(random_policy())
+    expected = SkillPolicy.from_pretrained(folder, device="cpu").plan_actions(*asked)
+    torch.set_default_dtype(torch.float64)
+    try:
+        policy = SkillPolicy.from_pretrained(folder, device="cpu")
+        np.testing.assert_array_equal(policy.plan_actions(*asked), expected)
+        SkillPolicy(policy.config).save_pretrained(tmp_path / "fresh")
+        assert torch.get_default_dtype() == torch.float64
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert SkillPolicy.from_pretrained(tmp_path / "fresh", device="cpu").low.dtype == torch.float32
+
+
+def test_a_device_that_is_not_there_is_named(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
+    for device in ("cuda", "cuda:1", "mps", torch.device("cuda")):
+        with pytest.raises(
+            ValueError, match=f"{device} was asked for, but torch finds no .* on this computer; use cpu"
+        ):
+            pick_device(device)
+    with pytest.raises(ValueError, match="device: expected auto, cpu, cuda, cuda:1 or mps, got 'gpu'"):
+        pick_device("gpu")
+    assert pick_device("cpu") == pick_device("auto") == torch.device("cpu")

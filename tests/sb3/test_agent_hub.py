@@ -91,6 +91,15 @@ def test_a_loaded_agent_predicts_the_same_with_the_skills_of_the_recorded_commit
     assert loaded.learn(8).num_timesteps == 8
 
 
+def test_a_folder_with_the_name_of_a_commit_is_not_taken_for_it(agent, commit, tmp_path, monkeypatch):
+    push_agent_to_hub(agent, AGENT, **WRITE)
+    make_policy(seed=1).save_pretrained(tmp_path / f"{SKILLS}@{commit}")
+    monkeypatch.chdir(tmp_path)
+    assert SkillPolicy.from_pretrained(f"{SKILLS}@{commit}").commit_hash == commit
+    (env,) = load_agent_from_hub(PPO, AGENT, **LOAD).get_env().envs
+    assert env.get_wrapper_attr("policy").commit_hash == commit
+
+
 @pytest.mark.parametrize("algorithm", [SAC, SkillPPO])
 def test_agents_of_many_environments_load_with_one(commit, hub_server, algorithm):
     register_toys()

@@ -168,9 +168,25 @@ def test_a_folder_whose_policy_has_changed_since_is_refused(tmp_path, folder, mo
     make_policy(seed=1).save_pretrained(folder)
     closed = []
     monkeypatch.setattr(ToyEnv, "close", lambda env: closed.append(env))
-    with pytest.raises(SkillPolicyMismatch, match="was trained on other skills"):
+    with pytest.raises(SkillPolicyMismatch, match=r"skills is no longer .* recorded: expected sha256"):
         load_agent(PPO, tmp_path / "agent")
     assert len(closed) == 1  # the environment made for it
+
+
+def test_an_agent_of_a_relative_folder_loads_elsewhere_and_its_spec_takes_no_namesake(tmp_path, folder, monkeypatch):
+    (tmp_path / "here").mkdir()
+    folder.rename(tmp_path / "here" / "skills")
+    make_policy(seed=1).save_pretrained(tmp_path / "there" / "skills")
+    monkeypatch.chdir(tmp_path / "here")
+    env = toy("skills")
+    save_agent(make_agent(env), "agent")
+    spec = gym.envs.registration.EnvSpec.from_json(env.spec.to_json())
+    monkeypatch.chdir(tmp_path / "there")
+    policies = [load_agent(PPO, tmp_path / "here" / "agent").get_env().get_attr("policy")[0]]
+    policies += [gym.make(which).policy for which in (env.spec, spec)]
+    assert {policy_sha256(policy) for policy in policies} == {policy_sha256(make_policy())}
+    record = json.loads((tmp_path / "here" / "agent.skills.json").read_text())
+    assert record["policy"]["name_or_path"] == str(tmp_path / "here" / "skills")
 
 
 def test_another_duration_or_action_space_is_refused(tmp_path, folder):
@@ -182,7 +198,15 @@ def test_another_duration_or_action_space_is_refused(tmp_path, folder):
         load_agent(PPO, tmp_path / "agent", narrow)
 
 
-@pytest.mark.parametrize("env", [ToyEnv(), SkillActionWrapper(ToyEnv(), ScriptedPolicy())], ids=["flat", "no policy"])
+class NoNetwork(ScriptedPolicy):
+    """It plans, but has no weights that could be compared."""
+
+    @property
+    def state_dict(self):
+        raise AttributeError("state_dict")
+
+
+@pytest.mark.parametrize("env", [ToyEnv(), SkillActionWrapper(ToyEnv(), NoNetwork())], ids=["flat", "no policy"])
 def test_environments_without_a_skill_policy_are_refused(tmp_path, folder, env):
     with pytest.raises(ValueError, match="expected an environment that runs skills of a SkillPolicy, got one without"):
         save_agent(make_agent(env), tmp_path / "agent")

@@ -260,7 +260,7 @@ def test_a_reset_without_a_done_ends_the_episode_and_bootstraps():
 @pytest.mark.parametrize(("her_ratio", "relabelled"), [(0.0, 0), (0.6, 60), (1.0, 100)])
 def test_her_ratio_is_the_share_of_relabelled_transitions(her_ratio, relabelled):
     venv = skill_vec_env(lambda: ToyGoalEnv(200, 200, continuing=True))
-    buffer = make_buffer(SkillHerReplayBuffer, venv, her_ratio=her_ratio)
+    buffer = make_buffer(SkillHerReplayBuffer, venv, her_ratio=her_ratio, terminal_on_success=False)
     stored = fill([buffer], venv, 20)
     real = {tuple(goal) for step in stored for goal in step["obs"]["desired_goal"]}
     samples = buffer.sample(100)
@@ -268,6 +268,34 @@ def test_her_ratio_is_the_share_of_relabelled_transitions(her_ratio, relabelled)
     assert th.equal(samples.observations["desired_goal"], samples.next_observations["desired_goal"])
     assert samples.discounts.shape == samples.rewards.shape == samples.dones.shape == (100, 1)
     assert samples.rewards.dtype == samples.dones.dtype == samples.discounts.dtype == th.float32
+
+
+def test_episodes_that_go_on_where_the_goal_was_reached_warn_once_with_what_to_set():
+    venv = skill_vec_env(lambda: ToyGoalEnv(200, 200, continuing=True))
+    buffer = make_buffer(SkillHerReplayBuffer, venv)
+    with pytest.warns(UserWarning, match=r"'terminal_on_success': False.*'continuing_task': False"):
+        fill([buffer], venv, 60)
+    fill([buffer], venv, 30, seed=1)  # another warning would be an error
+    fill([make_buffer(SkillHerReplayBuffer, venv, terminal_on_success=False)], venv, 60)
+
+
+def test_with_copied_infos_rewards_for_other_goals_get_those_of_their_own_steps():
+    seen = []
+
+    class Asking(ToyGoalEnv):
+        def compute_reward(self, achieved_goal, desired_goal, info):
+            if np.ndim(achieved_goal) > 1:
+                seen.extend(info)
+            return super().compute_reward(achieved_goal, desired_goal, info)
+
+    venv = skill_vec_env(lambda: Asking(200, 200, continuing=True))
+    kwargs = {"terminal_on_success": False, "her_ratio": 1.0}
+    for copied in (True, False):
+        buffer = make_buffer(SkillHerReplayBuffer, venv, copy_info_dict=copied, **kwargs)
+        fill([buffer], venv, 20)
+        seen.clear()
+        buffer.sample(8)
+        assert all(("left" in info) == copied for info in seen) and len(seen) == 8 * 6
 
 
 def test_a_goal_passed_inside_a_skill_ends_it_there():

@@ -7,9 +7,19 @@ import numpy as np
 import pytest
 import torch
 
+from didi_gym.core.skill_space import SkillSpace
 from didi_gym.data.dataset import DatasetError, TrajectoryDataset
-from didi_gym.training import BehaviourConfig
-from didi_gym.training.segmentation import Segmentation, _viterbi, balanced_rows, cluster_windows, refine, separation
+from didi_gym.training import BehaviourConfig, SkillConfig, TrainConfig
+from didi_gym.training.segmentation import (
+    Segmentation,
+    _viterbi,
+    balanced_rows,
+    choose_window,
+    cluster_windows,
+    decide_lengths,
+    refine,
+    separation,
+)
 from tests.examples import gait_action, gait_dataset, point_dataset
 
 CONFIG = BehaviourConfig(window=24, stride=4)
@@ -40,6 +50,38 @@ def test_gaits_are_clearly_separate_and_wandering_is_not():
         action_high=[1, 1],
     )
     assert separation(wandering, CONFIG, clusters=5) < 0.5
+
+
+def slow_and_quick(period: float, steps: int = 600) -> TrajectoryDataset:
+    """Three postures whose mean is seen only over a whole period: between them, a swing that is much larger."""
+    rng = np.random.default_rng(0)
+    pairs = []
+    for episode in range(18):
+        turn = 2 * np.pi * np.arange(steps + 1) / period + rng.uniform(0, 6)
+        place = 3 * np.stack([np.sin(turn), np.cos(turn)], axis=1) * rng.uniform(0.7, 1.3, (steps + 1, 1))
+        place += np.array([[0, 0], [1, 0], [0, 1]])[episode % 3]
+        pairs.append((place, np.clip(np.diff(place, axis=0), -1, 1)))
+    return TrajectoryDataset.from_episodes(pairs, action_low=[-1, -1], action_high=[1, 1])
+
+
+def test_the_window_is_as_long_as_the_rhythm_asks_and_32_where_that_does_as_well():
+    usual, scores = choose_window(gait_dataset()[0], clusters=5)
+    assert usual == 32 and set(scores) == {16, 32, 64}  # two windows fit into half of the episodes of 160 steps
+    slow, scores = choose_window(slow_and_quick(200), clusters=3)
+    assert slow == 128 and set(scores) == {16, 32, 64, 128, 256}
+    assert separation(slow_and_quick(200), clusters=3) == scores[128] == max(scores.values())
+
+
+def test_lengths_that_are_left_to_the_data_are_decided_once_and_recorded():
+    gaits = TrainConfig(SkillConfig(skill_space=SkillSpace("discrete", 3)))
+    decided = decide_lengths(slow_and_quick(200), gaits)
+    assert (decided.behaviours.window, decided.horizon) == (128, 64)
+    assert decide_lengths(slow_and_quick(200), decided) == decided
+    given = replace(gaits, behaviours=BehaviourConfig(window=200))
+    assert decide_lengths(slow_and_quick(200), given).horizon == 64  # no longer, so that training stays cheap
+    assert decide_lengths(slow_and_quick(200), TrainConfig()).behaviours.window is None  # nothing reads it
+    too_short = decide_lengths(gait_dataset(episodes=6, steps=9)[0], gaits)
+    assert too_short.behaviours.window is None and too_short.horizon == 8
 
 
 def test_refining_with_the_policies_errors_sharpens_the_borders():

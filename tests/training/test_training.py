@@ -37,6 +37,7 @@ from didi_gym.training.batches import Batches
 from didi_gym.training.checkpoints import TrainingState
 from didi_gym.training.config import BehaviourConfig, DynamicsConfig, PriorConfig, SkillConfig
 from didi_gym.training.losses import diversity_loss
+from didi_gym.training.segmentation import decide_lengths
 from tests.examples import BODY, SMALL_BEHAVIOURS, body_states, point_dataset, tiny, tiny_unets
 
 FORMS = [
@@ -285,13 +286,14 @@ def test_the_horizon_is_the_datas_or_that_of_a_rhythm():
     ball, gaits = TrainConfig(), TrainConfig(SkillConfig(skill_space=SkillSpace("discrete", 5)))
 
     def horizon(config, dataset):
-        return config.with_horizon_for(dataset).horizon
+        return decide_lengths(dataset, config).horizon
 
     assert horizon(ball, long) == long.suggest_horizon() != 16
     assert horizon(gaits, long) == 16
     assert horizon(replace(gaits, behaviours=BehaviourConfig(window=24)), long) == 12
     assert horizon(replace(gaits, behaviours=BehaviourConfig(steps=0)), long) == long.suggest_horizon()
-    assert horizon(gaits, short) == short.suggest_horizon() == 8
+    assert horizon(gaits, short) == 6  # a window is no longer than half of the episodes
+    assert horizon(replace(gaits, behaviours=BehaviourConfig(window=32)), short) == short.suggest_horizon() == 8
     assert horizon(replace(gaits, horizon=10), short) == 10
 
 
@@ -327,8 +329,8 @@ def test_windows_are_drawn_evenly_from_all_episodes_that_hold_one(horizon):
     pairs = [(np.arange(10 * i, 10 * i + n)[:, None], np.zeros((n, 1))) for i, n in enumerate((5, 2, 7, 1, 4))]
     whole = TrajectoryDataset.from_episodes(pairs, action_low=[-1], action_high=[1])
     for dataset in (whole, whole.split(0.4, horizon=horizon)[0]):
-        batches = Batches(dataset, Normalizer.from_limits(np.array([-1.0]), np.array([1.0])), torch.device("cpu"))
-        states, _ = batches.draw(2000, horizon, torch.Generator().manual_seed(0))
+        batches = Batches(dataset, Normalizer.from_limits(np.array([-64.0]), np.array([64.0])), torch.device("cpu"))
+        states = 64 * batches.draw(2000, horizon, torch.Generator().manual_seed(0))[0]
         every = dataset.window_starts(np.arange(dataset.num_windows(horizon)), horizon)
         drawn, times = np.unique(states[:, 0, 0].numpy(), return_counts=True)
         np.testing.assert_array_equal(drawn, dataset.observations[every, 0])

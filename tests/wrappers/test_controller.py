@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from didi_gym.wrappers.controller import SkillController, row_of
+from didi_gym.wrappers.controller import SkillController
 from didi_gym.wrappers.references import resolve_settings
 from tests.doubles import ScriptedPolicy, ToyEnv
 
@@ -70,9 +70,9 @@ def test_an_action_that_names_nothing_is_refused(kind, action, message):
 
 
 def test_a_mask_counts_for_every_duration():
-    plan = controller("discrete", (4, 8), mask_fn=lambda observation: [observation[2] > 0, True])
+    plan = controller("discrete", (4, 8), mask_fn=lambda observation: [bool(observation[2] > 0), True])
     observations = np.array([[0, 0, 1.0], [0, 0, -1.0]])
-    masks = plan.masks([row_of(observations, row) for row in range(2)])
+    masks = plan.masks(plan.singles(observations))
     assert masks.tolist() == [[True] * 4, [False, False, True, True]]
     assert controller("discrete").masks([observations[0]]).tolist() == [[True, True]]
 

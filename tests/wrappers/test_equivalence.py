@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv
+from gymnasium.vector.utils import iterate
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from stable_baselines3.common.monitor import Monitor
@@ -16,7 +17,6 @@ from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv
 from didi_gym.core.layout import Layout, ObservationSource
 from didi_gym.sb3.vec_env import SkillActionVecEnvWrapper
 from didi_gym.wrappers import SkillActionVectorWrapper, SkillActionWrapper
-from didi_gym.wrappers.controller import row_of
 from didi_gym.wrappers.executor import SkillExecutor
 from didi_gym.wrappers.vector import _info_of
 from tests.doubles import ScriptedPolicy, ToyEnv, ToyGoalEnv
@@ -77,6 +77,9 @@ def assert_same(got: Any, expected: Any) -> None:
         assert set(got) == set(expected)
         for key, value in expected.items():
             assert_same(got[key], value)
+    elif isinstance(expected, tuple):
+        for part, value in zip(got, expected, strict=True):
+            assert_same(part, value)
     else:
         np.testing.assert_array_equal(got, expected)
 
@@ -94,7 +97,7 @@ def assert_vector_is_like_singles(
         observations, infos = envs.reset(seed=seed)
         for i, single in enumerate(singles):
             observation, info = single.reset(seed=seed + i)
-            assert_same(row_of(observations, i), observation)
+            assert_same(list(iterate(envs.observation_space, observations))[i], observation)
             assert_same(_info_of(infos, i), info)
         envs.action_space.seed(seed)
         ended = np.zeros(n, dtype=bool)
@@ -105,7 +108,7 @@ def assert_vector_is_like_singles(
                 assert options["from"] == 1 and (options["reset_mask"] == ended).all()
                 for i in np.flatnonzero(ended):
                     observation, info = singles[i].reset(options={"from": 1})
-                    assert_same(row_of(observations, i), observation)
+                    assert_same(list(iterate(envs.observation_space, observations))[i], observation)
                     assert_same(_info_of(infos, i), info)
             actions = envs.action_space.sample()
             observations, rewards, terminations, truncations, infos = envs.step(actions)
@@ -119,7 +122,7 @@ def assert_vector_is_like_singles(
                         final = {"final_obs": observation, "final_info": info}
                         observation, info = single.reset()
                         info = {**final, **info}
-                assert_same(row_of(observations, i), observation)
+                assert_same(list(iterate(envs.observation_space, observations))[i], observation)
                 assert (rewards[i], terminations[i], truncations[i]) == (reward, terminated, truncated)
                 assert_same(_info_of(infos, i), info)
             ended = terminations | truncations
@@ -225,7 +228,8 @@ def assert_vec_env_is_like_singles(
             assert_same(got[2], expected[2])
             for ours, theirs in zip(got[3], expected[3], strict=True):
                 for info in (ours, theirs):
-                    info.get("episode", {}).pop("t", None)  # wall-clock time
+                    for one in (info, *info.get("skill_infos", ())):
+                        one.get("episode", {}).pop("t", None)  # wall-clock time
                 assert_same(ours, theirs)
             assert_same(dict(enumerate(envs.reset_infos)), dict(enumerate(singles.reset_infos)))
         assert envs.low_level_steps == sum(singles.get_attr("low_level_steps"))

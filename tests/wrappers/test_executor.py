@@ -279,7 +279,7 @@ def test_an_environment_that_uses_our_info_keys_is_refused():
 
 
 def test_scoring_a_goal_needs_a_goal_environment():
-    with pytest.raises(ValueError, match="goal rewards need a goal environment"):
+    with pytest.raises(ValueError, match="ToyEnv: expected a Dict observation"):
         scripted(length=9, skill_duration=4).goal_rewards(np.zeros((1, 4, 2)), np.zeros((1, 2)))
 
 

@@ -181,10 +181,67 @@ def test_a_spec_made_from_a_spec_or_from_numpys_numbers_survives_json():
     assert_alike(env, gym.make(through_json(env.spec)))
 
 
-def test_an_outer_time_limit_on_an_id_is_refused_with_the_way_to_set_one_inside():
-    env = gym.make("didi_gym/PointMaze_Medium-v0", max_episode_steps=100)
+def steps_of_an_episode(env):
+    """Low-level steps until the episode is truncated, and whether nothing but the last skill was cut short."""
+    env.action_space.seed(0)
+    env.reset(seed=0)
+    lengths, truncated = [], False
+    while not truncated:
+        *_, truncated, info = env.step(env.action_space.sample())
+        lengths.append(int(info["skill_length"]))
+    assert len(set(lengths[:-1])) == 1 and lengths[-1] <= lengths[0]
+    return sum(lengths)
+
+
+def test_a_time_limit_for_gymnasiums_make_counts_low_level_steps():
+    env = gym.make("didi_gym/PointMaze_Medium-v0", max_episode_steps=21, skill_duration=8)
+    assert [steps_of_an_episode(env) for _ in range(2)] == [21, 21]
+    assert env.spec.max_episode_steps == 21
+    assert steps_of_an_episode(gym.make(through_json(env.spec))) == 21
     with pytest.raises(ValueError, match=r"counts skills.*didi_gym\.make\(.*max_episode_steps"):
-        env.reset()
+        gym.wrappers.TimeLimit(env, 5).reset()
+
+
+@pytest.fixture
+def own_id():
+    """An id as a user registers it, with settings of the skills and a time limit."""
+    gym.register(
+        "mine/Maze-v0",
+        entry_point="didi_gym:make",
+        vector_entry_point="didi_gym:make_vec",
+        max_episode_steps=21,
+        kwargs={"env_id": "PointMaze_Medium-v3", "policy": "pointmaze-medium", "skill_duration": 8},
+    )
+    yield "mine/Maze-v0"
+    del gym.registry["mine/Maze-v0"]
+
+
+def test_an_id_that_a_user_registers_works_wherever_ours_do(own_id, tmp_path):
+    from stable_baselines3 import PPO
+
+    from didi_gym.sb3 import load_agent, make_vec_env, save_agent
+
+    env = gym.make(own_id)
+    assert steps_of_an_episode(env) == 21
+    for spec in (env.spec, through_json(env.spec)):
+        twin = gym.make(spec)
+        assert (str(twin), twin.spec.to_json()) == (str(env), env.spec.to_json())
+        assert steps_of_an_episode(twin) == 21
+    assert steps_of_an_episode(didi_gym.make(own_id)) == 21
+    assert steps_of_an_episode(didi_gym.make(own_id, max_episode_steps=9)) == 9
+    assert didi_gym.make(gym.spec(own_id), skill_duration=4).skill_duration == 4
+    vectors = [gym.make_vec(own_id, num_envs=2), didi_gym.make_vec(own_id, num_envs=2)]
+    vectors += [gym.make_vec(through_json(envs.spec)) for envs in vectors]
+    for envs in vectors:
+        assert isinstance(envs, didi_gym.SkillActionVectorWrapper) and envs.skill_duration == 8
+        assert envs.get_attr("spec")[0].max_episode_steps == 21
+        envs.close()
+    for made in (make_vec_env(own_id, n_envs=2), gym.make(own_id)):
+        agent = PPO("MultiInputPolicy", made, n_steps=4, batch_size=4, device="cpu", policy_kwargs={"net_arch": [4]})
+        save_agent(agent, tmp_path / "agent.zip")
+        loaded = load_agent(PPO, tmp_path / "agent.zip", device="cpu")
+        assert loaded.get_env().get_attr("skill_duration") == [8]
+        assert loaded.get_env().get_attr("spec")[0].kwargs["max_episode_steps"] == 21
 
 
 def test_an_id_of_ours_names_environment_and_policy_for_every_factory():

@@ -1,6 +1,7 @@
 """make() splits its keyword arguments, and knows where unknown ids come from."""
 
 import sys
+from pathlib import Path
 
 import gymnasium as gym
 import pytest
@@ -88,6 +89,38 @@ def test_an_unknown_id_names_the_extra_where_gymnasium_robotics_is_not_installed
     monkeypatch.setitem(sys.modules, "gymnasium_robotics", None)
     with pytest.raises(gym.error.UnregisteredEnv, match=r"'Nowhere-v0' is .*pip install 'didi-gym\[envs\]'"):
         make("Nowhere-v0", ScriptedPolicy())
+
+
+def _fails(error):
+    def make_it():
+        raise error
+
+    return make_it
+
+
+def test_a_missing_mujoco_names_the_versions_that_work():
+    missing = gym.error.DependencyNotInstalled('MuJoCo is not installed, run `pip install "gymnasium[mujoco]"`')
+    with pytest.raises(
+        gym.error.DependencyNotInstalled, match=r"\(mujoco>=3.3,<3.12\): pip install 'didi-gym\[envs\]'"
+    ):
+        make(_fails(missing), ScriptedPolicy())
+    with pytest.raises(gym.error.DependencyNotInstalled, match=r"^box2d is missing$"):
+        make(_fails(gym.error.DependencyNotInstalled("box2d is missing")), ScriptedPolicy())
+
+
+def test_a_mujoco_past_the_cap_is_named_where_an_environment_fails(monkeypatch):
+    monkeypatch.setattr("importlib.metadata.version", lambda _: "4.0.0")
+    with pytest.raises(gym.error.Error, match=r"mujoco 4.0.0 is installed, .*expected mujoco>=3.3,<3.12"):
+        make(_fails(AssertionError()), ScriptedPolicy())
+    monkeypatch.setattr("importlib.metadata.version", lambda _: "3.11.2")
+    with pytest.raises(AssertionError, match=r"^its own$"):
+        make(_fails(AssertionError("its own")), ScriptedPolicy())
+
+
+def test_the_versions_of_mujoco_are_those_of_the_extra():
+    from didi_gym.wrappers.make import MUJOCO
+
+    assert f'"mujoco{MUJOCO}"' in (Path(__file__).parents[2] / "pyproject.toml").read_text()
 
 
 def test_an_id_unknown_everywhere_keeps_gymnasiums_error():

@@ -4,12 +4,16 @@ import gc
 import multiprocessing
 import os
 import signal
+import struct
+import subprocess
+import sys
 import threading
 import time
 import warnings
 
 import gymnasium as gym
 import numpy as np
+import psutil
 import pytest
 from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv
 
@@ -24,6 +28,10 @@ class Unreadable(Exception):
 
     def __init__(self, motor, fire):
         super().__init__(f"{motor} {fire}")
+
+
+class Locked(Exception):
+    """It cannot be pickled."""
 
 
 class Failing(ToyEnv):
@@ -52,6 +60,8 @@ class Failing(ToyEnv):
             os._exit(3)
         if self.how == "is killed":
             os.kill(os.getpid(), signal.SIGKILL)
+        if self.how == "raises a lock":
+            raise Locked(threading.Lock())
         if self.how == "raises what cannot be sent":
             raise Unreadable("motor", "fire")
         time.sleep(1000)
@@ -133,14 +143,12 @@ def test_closing_while_nothing_failed_ends_all_workers():
 
 
 def test_an_error_that_cannot_be_sent_still_names_the_worker_and_says_why():
-    envs = vector("raises what cannot be sent", "step")
-    with pytest.raises(WorkerError, match=r"worker 1 .* could not be sent here \(TypeError: Unreadable.__init__"):
-        run(envs, 2, seed=1)
-    assert_nothing_is_left(envs)
-    envs = vec_env("raises what cannot be sent", "step")
-    with pytest.raises(WorkerError, match=r"worker 1 .* raised Unreadable: motor fire"):
-        run(envs, 2)
-    assert_nothing_is_left(envs)
+    for how, words in {"raises what cannot be sent": "Unreadable: motor fire", "raises a lock": "Locked: "}.items():
+        for make in (vector, vec_env):
+            envs = make(how, "step")
+            with pytest.raises(WorkerError, match=rf"worker 1 .* raised {words}"):
+                run(envs, 2, **({"seed": 1} if make is vector else {}))
+            assert_nothing_is_left(envs)
 
 
 class OnlyHere(ToyEnv):
@@ -241,3 +249,92 @@ def test_infos_that_cannot_be_put_together_leave_no_worker_waiting():
     with pytest.raises(ValueError, match="could not broadcast"):
         envs.step(np.zeros((3, 2)))
     assert_nothing_is_left(envs)
+
+
+class Slow(ToyEnv):
+    """In a worker it takes for ever to make it or to close it."""
+
+    def __init__(self, home, what, render_mode=None):
+        super().__init__(render_mode=render_mode)
+        self.home, self.what = home, what
+        self.wait("make")
+
+    def close(self):
+        self.wait("close")
+
+    def wait(self, what):
+        if self.what == what and os.getpid() != self.home:
+            time.sleep(1000)
+
+
+def slow(form, what):
+    gym.registry.pop("Slow-v0", None)
+    gym.register("Slow-v0", entry_point=Slow)
+    kwargs = {"home": os.getpid(), "what": what, "worker_timeout": 1.0}
+    if form == "async":
+        return make_vec("Slow-v0", ScriptedPolicy(), 2, "async", vector_kwargs={"context": "fork"}, **kwargs)
+    start = {"vec_env_cls": SubprocVecEnv, "vec_env_kwargs": {"start_method": "fork"}}
+    return make_vec_env("Slow-v0", ScriptedPolicy(), 2, **start, **kwargs)
+
+
+@pytest.mark.parametrize("form", ["async", "subproc"])
+def test_the_timeout_bounds_making_and_closing(form):
+    with pytest.raises(WorkerError, match=r"2 workers did not make their environments within 1 s"):
+        slow(form, "make")
+    assert multiprocessing.active_children() == []
+    envs = slow(form, "close")
+    envs.reset()
+    begin = time.monotonic()
+    assert_nothing_is_left(envs)
+    assert time.monotonic() - begin < 10
+
+
+@pytest.mark.parametrize("make", [vector, vec_env])
+def test_the_timeout_bounds_sending_much_to_a_stopped_worker(make):
+    envs = make("never", "never")
+    envs.reset()
+    os.kill(envs.unwrapped.processes[1].pid, signal.SIGSTOP)
+    pipes = envs.unwrapped.parent_pipes if make is vector else envs.unwrapped.remotes
+    with pytest.raises(WorkerError, match=r"worker 1 .* did not take what was sent to it within 1 s"):
+        pipes[1].send(("step", b"0" * (1 << 22)))
+    assert_nothing_is_left(envs)
+
+
+@pytest.mark.parametrize("make", [vector, vec_env])
+def test_the_timeout_bounds_half_an_answer(make):
+    envs = make("never", "never")
+    envs.reset()
+    pipes = envs.unwrapped.parent_pipes if make is vector else envs.unwrapped.remotes
+    ours, theirs = multiprocessing.Pipe()
+    pipe = envs._workers.watch([ours], 1.0)[0]
+    os.write(theirs.fileno(), struct.pack("!i", 1000) + b"half")
+    with pytest.raises(WorkerError, match=r"worker 0 .* did not finish its answer within 1 s"):
+        pipe.recv()
+    assert all(pipe.closed for pipe in pipes)
+    assert_nothing_is_left(envs)
+
+
+ORPHANS = """
+import os, sys, time
+import tests.wrappers.test_workers as here
+here.gym.register("Failing-v0", entry_point=here.Failing)
+envs = here.{make}("never", "never")
+envs.reset()
+print(*[process.pid for process in envs.unwrapped.processes], flush=True)
+time.sleep(1000)
+"""
+
+
+@pytest.mark.parametrize("make", ["vector", "vec_env"])
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM])
+def test_workers_end_with_the_process_that_started_them(make, how):
+    main = subprocess.Popen([sys.executable, "-c", ORPHANS.format(make=make)], stdout=subprocess.PIPE, text=True)
+    workers = [psutil.Process(int(pid)) for pid in main.stdout.readline().split()]
+    assert len(workers) == 3
+    main.send_signal(how)
+    main.wait()
+    main.stdout.close()
+    _, alive = psutil.wait_procs(workers, timeout=10)
+    for process in alive:
+        process.kill()
+    assert alive == []

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import pickle
+import math
 import re
 import zipfile
 from collections.abc import Callable, Sequence
@@ -11,6 +11,9 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
+from numpy.lib import format as npy
+
+from didi_gym.core.files import MEGABYTE, open_plain
 
 ACTIVATIONS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
     "tanh": np.tanh,
@@ -19,6 +22,11 @@ ACTIVATIONS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
 }
 TIME_LIMIT = 1000
 """Steps over which the time feature of a policy falls from 1 to 0."""
+_MOST_BYTES = 64 * MEGABYTE  # a file's size, and that of its arrays: far beyond any policy that is a few layers
+_HEADERS: dict[tuple[int, int], Callable[..., Any]] = {
+    (1, 0): npy.read_array_header_1_0,
+    (2, 0): npy.read_array_header_2_0,
+}
 _REQUIRED = {"n_layers", "activation", "squash", "time_feature", "env"}
 _OPTIONAL = {"source", "obs_mean", "obs_std", "obs_clip", "log_std"}
 
@@ -94,22 +102,13 @@ class ArrayPolicy:
             BehaviourError: no such file, or another content.
         """
         try:
-            with path.open("rb") as raw, np.load(raw, allow_pickle=False) as file:
-                found = {key: file[key] for key in file.files}
-        except (
-            ValueError,
-            OSError,
-            EOFError,
-            AttributeError,
-            TypeError,
-            pickle.PickleError,
-            zipfile.BadZipFile,
-        ) as error:
+            found = _load_arrays(path)
+        except Exception as error:  # those of archives, compression and numpy have no common base
             raise BehaviourError(f"{path}: expected plain arrays in an .npz file without pickles: {error}") from error
         if missing := _REQUIRED - found.keys():
             raise BehaviourError(f"{path}: expected the entries {sorted(_REQUIRED)}, {sorted(missing)} are missing")
         count = int(_scalar(path, found, "n_layers", "iu"))
-        names = [f"{kind}{i}" for i in range(count) for kind in "Wb"]
+        names = [f"{kind}{i}" for i in range(min(count, len(found))) for kind in "Wb"]
         unknown = found.keys() - _REQUIRED - _OPTIONAL - set(names)
         if count < 1 or unknown or not set(names) <= found.keys():
             raise BehaviourError(
@@ -192,6 +191,28 @@ def require_fit(policies: Sequence[Behaviour], inputs: int, action_dim: int, *, 
     names = [policy.name for policy in policies]
     if twice := sorted({name for name in names if names.count(name) > 1}):
         raise BehaviourError(f"expected one behaviour of each name, got several of {', '.join(twice)}; rename a file")
+
+
+def _load_arrays(path: Path) -> dict[str, np.ndarray]:
+    """The arrays of an `.npz` file that anyone may have written: their sizes are added up before any memory is asked
+    for, since a few kilobytes may unpack to gigabytes.
+
+    Raises:
+        Exception: no such file, or another content; the message need not name the file.
+    """
+    with open_plain(path, _MOST_BYTES) as (raw, _), zipfile.ZipFile(raw) as archive:
+        if (size := sum(member.file_size for member in archive.infolist())) > _MOST_BYTES:
+            raise ValueError(f"its arrays unpack to {size:,} bytes, expected at most {_MOST_BYTES:,}")
+        for member in archive.infolist():
+            with archive.open(member) as array:
+                version = npy.read_magic(array)
+                if version not in _HEADERS:
+                    raise ValueError(f"{member.filename} is of version {version} of the format, expected 1.0 or 2.0")
+                shape, _, dtype = _HEADERS[version](array)
+                if (size := math.prod(shape) * dtype.itemsize) > member.file_size:
+                    raise ValueError(f"{member.filename} says that it has {size:,} bytes and has {member.file_size:,}")
+    with open_plain(path, _MOST_BYTES) as (raw, _), np.load(raw, allow_pickle=False) as file:
+        return {key: file[key] for key in file.files}
 
 
 def _scalar(path: Path, found: dict[str, np.ndarray], key: str, kinds: str) -> Any:

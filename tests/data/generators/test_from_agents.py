@@ -1,13 +1,18 @@
 """Data sets from behaviour policies: made-up ones on a pendulum, and on a cheetah where MuJoCo is there."""
 
+import io
 import json
+import os
 import pickle
 import sys
+import tracemalloc
+import zipfile
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from numpy.lib import format as npy
 
 from didi_gym.cli import main as cli
 from didi_gym.data import ArrayPolicy, BehaviourError, check_recording, collect_from_agents, read_labels
@@ -243,6 +248,35 @@ def test_a_file_of_another_kind_is_refused_and_never_unpickled(content: bytes, t
     (tmp_path / "bad.npz").write_bytes(content)
     with pytest.raises(BehaviourError, match=r"bad\.npz: expected plain arrays in an \.npz file without pickles"):
         ArrayPolicy.read(tmp_path / "bad.npz")
+
+
+def _announced(path: Path, shape: tuple[int, ...]) -> None:
+    """An archive whose array says that it has this shape, and has nothing."""
+    header = io.BytesIO()
+    npy.write_array_header_1_0(header, {"descr": "<f8", "fortran_order": False, "shape": shape})
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("W0.npy", header.getvalue())
+
+
+def test_a_small_file_cannot_ask_for_much_memory(tmp_path: Path) -> None:
+    bomb, liar, layers = (tmp_path / f"{name}.npz" for name in ("bomb", "liar", "layers"))
+    np.savez_compressed(bomb, W0=np.zeros(9_000_000))
+    _announced(liar, (1 << 40,))
+    save(tmp_path, "layers", n_layers=1 << 40)
+    tracemalloc.start()
+    for path, words in ((bomb, "bomb.npz: .*unpack to 72,000"), (liar, "liar.npz: .*W0"), (layers, "layers.npz: ")):
+        with pytest.raises(BehaviourError, match=words):
+            ArrayPolicy.read(path)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 5_000_000
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="pipes with a name are not known here")
+def test_a_pipe_is_refused_and_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.npz")
+    with pytest.raises(BehaviourError, match=r"pipe\.npz"):
+        ArrayPolicy.read(tmp_path / "pipe.npz")
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,364 @@
+r"""Do the default settings serve data that they were not developed on?
+
+    python experiments/heldout.py walker2d --agents DIR --seeds 0 1 2
+    python experiments/heldout.py push swimmer swimmer-heading lander --seeds 0
+
+Each domain's data set is made here where it is not on this disk (`heldout/NAME-v0`), trained on with default settings,
+and measured on rollouts of skills that are held from resets:
+
+- `walker2d`: a mixture of twelve policies, plain arrays in DIR; discrete skills, 12 clusters, the default; `--clusters`
+  changes that. A behaviour is
+  `recovered` where a skill mostly shows it, as a classifier of labelled windows says, goes on for 300 steps at least
+  .75 times as often as the behaviour itself, and then has its speed within 25 %.
+- `push`: scripted pushes of the block in 8 directions on FetchPush; continuous skills, with the one layout that is not
+  the default: skills must differ in where the block is. `moved`: share of rollouts of 50 steps that move it more than
+  5 cm. `directions`: octants into which some of 16 skills moves it so far in more than half of its rollouts.
+- `swimmer`: sinusoids that swim straight and in curves, forwards and backwards; continuous skills. `spread_ratio`: real
+  spread of the skills over the planned one. `swimmer-heading` is the same with a heading by the body's angle.
+- `lander`: five controllers on LunarLander (needs box2d); continuous skills. `falls`: share of held skills that end
+  their episode within 200 steps without standing on both legs, beside that of the data's first 200 steps.
+
+A row is written when it is measured, and a row that is there is not measured again. A run that was stopped continues.
+`--share .5` halves all gradient steps; it is recorded in the row.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import torch
+from gait_recovery import Judge
+from rows import RESULTS, read
+
+from didi_gym import SkillConfig, SkillPolicy, SkillSpace, TrainConfig, TrajectoryDataset, evaluate_skills, train
+from didi_gym.core.layout import Layout, LayoutChoice
+from didi_gym.data import DatasetError, Episode, collect_from_agents, read_labels, write_dataset
+from didi_gym.data.generators.agents import agents_layout
+from didi_gym.data.generators.behaviours import ArrayPolicy, read_folder
+from didi_gym.evaluation.rollouts import Rollout, SkillSimulator, Start, make_data_env
+from didi_gym.training.pipeline import hold_out
+
+FILE = "heldout.csv"
+KEY = ("dataset", "clusters", "seed", "share")
+COLUMNS = (
+    *KEY,
+    *("skills", "window", "horizon", "recovered", "survival", "moved", "directions", "spread_ratio", "consistency"),
+    *("falls", "falls_of_data"),
+)
+ROLLOUTS = 16
+WALK, SETTLED, PUSH, LAND = 300, 100, 50, 200  # steps of a rollout; those after which speed counts
+FAR = 0.05  # m that a block must move
+
+
+def record(env: gym.Env, controller: Callable[[Any, int], np.ndarray], seed: int, steps: int) -> Episode:
+    """One episode of a controller `(observation, step) -> action`."""
+    observation = env.reset(seed=seed)[0]
+    observations, actions, rewards, terminated = [observation], [], [], False
+    while len(actions) < steps and not terminated:
+        actions.append(controller(observation, len(actions)))
+        observation, reward, terminated, truncated, _ = env.step(actions[-1])
+        observations.append(observation)
+        rewards.append(float(reward))
+        if truncated:
+            break
+    seen: Any = observations
+    if isinstance(observation, dict):
+        seen = {key: np.stack([one[key] for one in observations]) for key in observation}
+    return Episode(
+        np.asarray(seen) if isinstance(seen, list) else seen,
+        np.array(actions),
+        np.array(rewards),
+        bool(terminated),
+        seed,
+    )
+
+
+def pusher(degrees: float, rng: np.random.Generator) -> Callable[[Any, int], np.ndarray]:
+    """Goes round the block, pushes it 13 cm in a direction, and lifts the hand."""
+    ahead = np.array([np.cos(np.radians(degrees)), np.sin(np.radians(degrees))])
+    side = np.array([-ahead[1], ahead[0]])
+    state: dict[str, Any] = {"phase": "approach"}
+
+    def act(observation: Any, step: int) -> np.ndarray:
+        hand, block = observation["observation"][:3], observation["observation"][3:6]
+        behind = block[:2] - 0.09 * ahead
+        near = np.linalg.norm(hand[:2] - behind) < 0.03
+        begin = state.setdefault("begin", block[:2].copy())
+        if state["phase"] == "approach" and near and hand[2] - block[2] < 0.02:
+            state["phase"] = "push"
+        if state["phase"] == "push" and (block[:2] - begin) @ ahead > 0.13:
+            state["phase"] = "lift"
+        if state["phase"] == "approach":
+            target = np.array([*behind, block[2] + (0 if near else 0.13)])
+        elif state["phase"] == "push":
+            target = np.array([*(hand[:2] + 0.05 * ahead - (hand[:2] - block[:2]) @ side * side), block[2]])
+        else:
+            target = np.array([*hand[:2], block[2] + 0.15])
+        moves = np.clip(8 * (target - hand), -1, 1) + rng.normal(0, 0.1, 3)
+        return np.append(moves, 0).clip(-1, 1).astype(np.float32)
+
+    return act
+
+
+def swimmer(rng: np.random.Generator) -> Callable[[Any, int], np.ndarray]:
+    """A wave along the body, forwards or backwards, with a bend that makes it turn."""
+    phase, bend, start = rng.choice([-1, 1]) * np.pi / 2, rng.uniform(-0.4, 0.4), rng.uniform(0, 2 * np.pi)
+
+    def act(_: Any, step: int) -> np.ndarray:
+        wave = start + 2 * np.pi * 0.04 * step  # one a second
+        torque = np.array([np.sin(wave), np.sin(wave + phase)]) + bend + rng.normal(0, 0.1, 2)
+        return torque.clip(-1, 1).astype(np.float32)
+
+    return act
+
+
+def lander(kind: int, rng: np.random.Generator) -> Callable[[Any, int], int]:
+    """Land in the middle, to the left or to the right; hover; climb: by engines that are on or off."""
+    place = (0.0, -0.5, 0.5, 0.0, 0.0)[kind]
+
+    def act(observation: Any, step: int) -> int:
+        x, y, vx, vy, angle, turning, left, right = observation
+        lean = np.clip(0.5 * (x - place) + vx, -0.4, 0.4)
+        turn = 0.5 * (lean - angle) - turning
+        height = (0.55 * abs(x - place), 0.55 * abs(x - place), 0.55 * abs(x - place), 0.8, 1.2)[kind]
+        lift = 0.5 * (height - y) - 0.5 * vy
+        if left or right:
+            turn, lift = 0, -0.5 * vy
+        if rng.random() < 0.05:
+            return int(rng.integers(4))
+        if lift > abs(turn) and lift > 0.05:
+            return 2
+        return 3 if turn < -0.05 else 1 if turn > 0.05 else 0
+
+    return act
+
+
+def make(name: str, agents: Path | None, dataset_id: str) -> None:
+    """Write the data set of a domain."""
+    if name == "walker2d":
+        if agents is None:
+            raise SystemExit("walker2d needs --agents, a folder of policies as plain arrays")
+        collect_from_agents("Walker2d-v5", agents, dataset_id, steps=200_000, processes=1)
+        return
+    keys: tuple[str, ...] = ()
+    if name == "push":
+        import gymnasium_robotics
+
+        gym.register_envs(gymnasium_robotics)
+        env, episodes, steps, keys = gym.make("FetchPush-v4"), 2_000, PUSH, ("observation",)
+        layout = Layout.flat(25, keys)
+
+        def controller(i: int, rng: np.random.Generator) -> Any:
+            return pusher(45 * i, rng)
+    elif name == "swimmer":
+        env = gym.make("Swimmer-v5", exclude_current_positions_from_observation=False)
+        layout, episodes, steps = agents_layout(10, 2), 200, 500
+
+        def controller(i: int, rng: np.random.Generator) -> Any:
+            return swimmer(rng)
+    else:
+        env, layout, episodes, steps = gym.make("LunarLander-v3"), Layout.flat(8), 400, 400
+
+        def controller(i: int, rng: np.random.Generator) -> Any:
+            return lander(i % 5, rng)
+
+    recorded = [record(env, controller(i, np.random.default_rng(i)), 10_000 + i, steps) for i in range(episodes)]
+    about = f"{name}: scripted behaviours"
+    write_dataset(
+        dataset_id, recorded, env_spec=env.spec, layout=layout, keys=keys, algorithm_name="script", description=about
+    )
+
+
+def load(name: str, agents: Path | None) -> TrajectoryDataset:
+    """The data set of a domain, with what a user has to say of its columns."""
+    dataset_id = f"heldout/{name.removesuffix('-heading')}-v0"
+    layout = {
+        "push": LayoutChoice(features=(3, 4)),  # where the block is
+        "swimmer-heading": LayoutChoice(heading_angle=(2,), heading_vectors=((0, 1), (5, 6))),
+    }.get(name)
+    try:
+        return TrajectoryDataset.from_minari(dataset_id, layout=layout)
+    except DatasetError:
+        make(name.removesuffix("-heading"), agents, dataset_id)
+    return TrajectoryDataset.from_minari(dataset_id, layout=layout)
+
+
+def settings(name: str, seed: int, share: float, clusters: int) -> TrainConfig:
+    """Default settings, with `share` of the gradient steps."""
+    config = TrainConfig(seed=seed)
+    if name == "walker2d":
+        config = replace(config, skills=SkillConfig(skill_space=SkillSpace("discrete", clusters)))
+
+    def fewer(part: Any) -> Any:
+        names = ("steps", "scout_steps")
+        return replace(part, **{n: max(round(share * getattr(part, n)), 1) for n in names if hasattr(part, n)})
+
+    parts = ("skills", "behaviours", "prior", "dynamics")
+    return replace(config, **{part: fewer(getattr(config, part)) for part in parts})
+
+
+def rollouts(policy: SkillPolicy, skills: int, steps: int, n: int = ROLLOUTS) -> list[list[Rollout]]:
+    """Each of `skills` evenly spread skills, held from the same `n` resets."""
+    simulator = SkillSimulator(policy, make_data_env(policy))
+    starts = simulator.random_starts(n, np.random.default_rng(0), burn_in=0)
+    grid = policy.skill_space.grid(skills)
+    return [[simulator.hold(simulator.visit(start), skill, steps) for start in starts] for skill in grid]
+
+
+def measure_walker2d(policy: SkillPolicy, dataset: TrajectoryDataset, agents: Path | None) -> dict[str, Any]:
+    if agents is None:
+        raise SystemExit("walker2d needs --agents, a folder of policies as plain arrays")
+    labels = read_labels(str(dataset.dataset_id))
+    judge = Judge(dataset, labels.steps)
+    known = {agent.name: agent for agent in read_folder(agents, str(dataset.env_id))}
+    simulator, noise = SkillSimulator(policy, make_data_env(policy)), np.random.default_rng(0)
+    starts = simulator.random_starts(ROLLOUTS, np.random.default_rng(0), burn_in=0)
+    seconds = (WALK - SETTLED) * make_data_env(policy).unwrapped.dt  # type: ignore[attr-defined]
+
+    def survival_and_speed(held: list[Rollout]) -> tuple[float, float]:
+        whole = [r for r in held if len(r.actions) == WALK and not r.terminated]
+        speeds = [(r.states[WALK, 0] - r.states[SETTLED, 0]) / seconds for r in whole]
+        return len(whole) / len(held), float(np.mean(speeds)) if speeds else np.nan
+
+    def run(agent: ArrayPolicy, start: Start) -> Rollout:
+        states, actions, terminated = [simulator.visit(start)], [], False
+        low, high = simulator.env.action_space.low, simulator.env.action_space.high  # type: ignore[attr-defined]
+        while len(actions) < WALK and not terminated:
+            action = agent(states[-1][None, -agent.inputs :], np.array([len(actions)]))[0].clip(low, high)
+            action += labels.settings["noise"] * noise.normal(size=action.shape) * (high - low) / 2
+            observation, _, terminated, _, _ = simulator.env.step(action.clip(low, high).astype(np.float32))
+            states.append(np.asarray(observation, np.float32))
+            actions.append(action)
+        return Rollout(np.stack(states), np.stack(actions), bool(terminated), np.nan)
+
+    own = [survival_and_speed([run(known[name], start) for start in starts]) for name in labels.names]
+    recovered: dict[int, float] = {}
+    for skill, held in enumerate(rollouts(policy, policy.skill_space.size, WALK)):
+        windows = [judge(r) for r in held if len(r.actions) >= SETTLED + 50]
+        counts = np.bincount(np.concatenate(windows), minlength=len(own)) if windows else np.zeros(len(own), int)
+        shown, (survival, speed) = int(counts.argmax()), survival_and_speed(held)
+        mostly = counts[shown] > 0.5 * counts.sum() > 0
+        found = mostly and survival >= 0.75 * own[shown][0] and abs(speed / own[shown][1] - 1) < 0.25
+        print(
+            f"  skill {skill:2}: {labels.names[shown]:32} {counts[shown] / max(counts.sum(), 1):.2f} of windows, "
+            f"survival {survival:.2f} ({own[shown][0]:.2f}), {speed:.2f} m/s ({own[shown][1]:.2f}) "
+            + ("*" if found else ""),
+            flush=True,
+        )
+        if found:
+            recovered[shown] = max(recovered.get(shown, 0.0), survival)
+    return {"recovered": len(recovered), "survival": np.mean(list(recovered.values()) or [0.0])}
+
+
+def measure_push(policy: SkillPolicy, dataset: TrajectoryDataset, agents: Path | None) -> dict[str, Any]:
+    feature = list(policy.config.layout.features)
+    moves = np.array(
+        [[r.states[-1, feature] - r.states[0, feature] for r in held] for held in rollouts(policy, 16, PUSH)]
+    )
+    far = np.linalg.norm(moves, axis=-1) > FAR
+    octants = np.round(np.arctan2(moves[..., 1], moves[..., 0]) / (np.pi / 4)).astype(int) % 8
+    hit = [(far & (octants == octant)).mean(1).max() > 0.5 for octant in range(8)]
+    unit = moves / np.maximum(np.linalg.norm(moves, axis=-1, keepdims=True), 1e-9)
+    consistency = np.linalg.norm((unit * far[..., None]).sum(1), axis=-1) / np.maximum(far.sum(1), 1)
+    report, _ = evaluate_skills(policy, dataset=dataset, starts=16, held_episodes=1, hold=1, progress=False)
+    return {
+        "moved": far.mean(),
+        "directions": int(np.sum(hit)),
+        "consistency": consistency.mean(),
+        "spread_ratio": report.spread_ratio,
+    }
+
+
+def measure_swimmer(policy: SkillPolicy, dataset: TrajectoryDataset, agents: Path | None) -> dict[str, Any]:
+    report, _ = evaluate_skills(policy, dataset=dataset, held_episodes=1, hold=1, progress=False)
+    moves = np.array([[r.states[-1, :2] - r.states[0, :2] for r in held] for held in rollouts(policy, 8, 200)])
+    unit = moves / np.maximum(np.linalg.norm(moves, axis=-1, keepdims=True), 1e-9)
+    return {"spread_ratio": report.spread_ratio, "consistency": np.linalg.norm(unit.mean(1), axis=-1).mean()}
+
+
+def measure_lander(policy: SkillPolicy, dataset: TrajectoryDataset, agents: Path | None) -> dict[str, Any]:
+    held = [r for one in rollouts(policy, 8, LAND) for r in one]
+    ends = zip(dataset.lengths, dataset.starts + dataset.lengths - 1, strict=True)
+
+    def fell(state: np.ndarray) -> bool:  # one step before the end
+        return bool(state[6:8].min() < 0.5)
+
+    report, _ = evaluate_skills(policy, dataset=dataset, starts=16, held_episodes=1, hold=1, progress=False)
+    return {
+        "falls": np.mean([r.terminated and fell(r.states[-2]) for r in held]),
+        "falls_of_data": np.mean([length < LAND and fell(dataset.observations[last]) for length, last in ends]),
+        "spread_ratio": report.spread_ratio,
+    }
+
+
+MEASURES = {
+    "walker2d": measure_walker2d,
+    "push": measure_push,
+    "swimmer": measure_swimmer,
+    "swimmer-heading": measure_swimmer,
+    "lander": measure_lander,
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("names", nargs="+", choices=MEASURES)
+    parser.add_argument("--agents", type=Path, help="folder of the policies of walker2d")
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0])
+    parser.add_argument("--share", type=float, default=1.0, help="of the default gradient steps")
+    parser.add_argument("--clusters", type=int, default=12, help="with which the search for walker2d's gaits begins")
+    parser.add_argument("--runs", type=Path, default=Path("runs/heldout"), help="folder for the policies")
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    for name in arguments.names:
+        if name == "lander" and not _has_box2d():
+            print("lander is left out: it needs box2d (pip install box2d)", file=sys.stderr)
+            continue
+        for seed in arguments.seeds:
+            clusters = str(arguments.clusters) if name == "walker2d" else ""
+            key = (name, clusters, str(seed), f"{arguments.share:g}")
+            if any(tuple(row[column] for column in KEY) == key for row in read(FILE)):
+                print(*key, "is there already")
+                continue
+            dataset = load(name, arguments.agents)
+            config = hold_out(dataset, settings(name, seed, arguments.share, arguments.clusters))[2]
+            print(*key, f"horizon {config.horizon}, window {config.behaviours.window}", flush=True)
+            folder = arguments.runs / "-".join(filter(None, key))
+            train(dataset, config, folder)
+            policy = SkillPolicy.from_pretrained(folder, device="cpu")
+            found = MEASURES[name](policy, dataset, arguments.agents)
+            row = dict(zip(KEY, key, strict=True)) | {
+                "skills": f"{policy.skill_space.kind} {policy.skill_space.size}",
+                "window": config.behaviours.window or "",
+                "horizon": config.horizon,
+                **{what: f"{value:.3g}" for what, value in found.items()},
+            }
+            print(row, flush=True)
+            write([*read(FILE), row])
+
+
+def write(rows: list[dict[str, Any]]) -> None:
+    with (RESULTS / FILE).open("w", newline="") as file:
+        writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(sorted(rows, key=lambda row: tuple(str(row[column]) for column in KEY)))
+
+
+def _has_box2d() -> bool:
+    try:
+        import Box2D  # noqa: F401
+    except ImportError:
+        return False
+    return True
+
+
+if __name__ == "__main__":
+    main()

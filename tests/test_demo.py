@@ -1,0 +1,21 @@
+"""The demonstration of `make demo`: what it does without the training that takes its minutes."""
+
+from pathlib import Path
+
+import pytest
+
+from didi_gym.evaluation import rollouts
+from tests.scripts import load_script
+
+
+@pytest.mark.parametrize("episodes", [0, 3, 9, 12])
+def test_pictures_are_drawn_after_however_few_training_episodes(episodes, tmp_path, monkeypatch):
+    pytest.importorskip("matplotlib", reason="pictures need didi-gym[viz]")
+    demo = load_script("examples/demo.py")
+    hold = rollouts.hold_skills
+    monkeypatch.setattr(rollouts, "hold_skills", lambda policy, **_: hold(policy, skills=2, episodes=1, steps=2))
+    curve = [(100 * i, bool(i % 2)) for i in range(episodes)]
+    results = {name: {"curve": curve} for name in ("skills", "flat")}
+    demo.draw_pictures(demo.Demo(output=tmp_path, video=False), results)
+    drawn = {"skill_map.png", *(["learning_curves.png"] if episodes > 9 else [])}
+    assert {path.name for path in Path(tmp_path).iterdir()} == drawn
