@@ -1,16 +1,18 @@
-"""How well an agent does, over skills or not: episodes from held-out seeds, counted in low-level steps."""
+"""Agents in whole episodes, over skills or not: one decision after another, and how well they do in low-level steps."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 import gymnasium as gym
 import numpy as np
+from gymnasium.vector import VectorEnv
 
+from didi_gym.core.env_rows import EnvRows
 from didi_gym.core.progress import progress as progress_bar
-from didi_gym.evaluation.statistics import wilson_interval
+from didi_gym.evaluation.statistics import stratified_bootstrap, wilson_interval
 
 FIRST_SEED = 10_000_000
 """Far from the seeds of training episodes."""
@@ -22,6 +24,97 @@ class Agent(Protocol):
     def predict(
         self, observation: Any, state: Any = None, episode_start: Any = None, deterministic: bool = False
     ) -> tuple[Any, Any]: ...
+
+
+@dataclass(frozen=True)
+class Decision:
+    """One action of an agent and what came of it."""
+
+    row: int
+    """Index of the sub-environment; 0 in a single one."""
+    episode: int
+    """Number of the episode, from 0 in the order of the seeds."""
+    seed: int
+    """Of the episode's reset."""
+    index: int
+    """Number of the decision in its episode, from 0."""
+    observation: Any
+    action: Any
+    next_observation: Any
+    """After an episode's end its last one, never that of the next one's start."""
+    reward: float
+    terminated: bool
+    truncated: bool
+    info: dict[str, Any]
+
+    @property
+    def low_level_steps(self) -> int:
+        return int(self.info.get("skill_length", 1))
+
+    @property
+    def low_level_return(self) -> float:
+        """Undiscounted."""
+        return float(self.info.get("skill_return", self.reward))
+
+    @property
+    def success(self) -> bool | None:
+        """What the environment says of it; None where it says nothing."""
+        said = self.info.get("success", self.info.get("is_success"))
+        return None if said is None else bool(said)
+
+    @property
+    def ended(self) -> bool:
+        return self.terminated or self.truncated
+
+
+def decisions(
+    env: gym.Env | VectorEnv, agent: Agent, seeds: Iterable[int], *, deterministic: bool = True
+) -> Iterator[Decision]:
+    """Let an agent act in one environment or many, and hand out its decisions one by one.
+
+    Each seed is one whole episode, begun where a row is free, so that short episodes count no more than long ones. With
+    `itertools.count()` as seeds it goes on for ever.
+
+    Args:
+        env: One environment or a vector environment in any autoreset mode, over skills or low-level actions.
+        agent: Anything with Stable-Baselines3's `predict`; where it returns a state, it gets it back.
+        seeds: Of the episodes' resets.
+        deterministic: What the agent is told.
+
+    Example:
+        >>> env = didi_gym.make("AntMaze_UMaze-v5", "ant-directions", skill_duration=16)
+        >>> for decision in decisions(env, agent, range(10)):
+        ...     print(decision.seed, decision.low_level_steps, decision.low_level_return)
+    """
+    rows, waiting = EnvRows(env), enumerate(seeds)
+    episode, index = [(0, 0)] * len(rows), [0] * len(rows)
+    state, start = None, np.ones(len(rows), bool)
+    while True:
+        free = dict(zip(np.flatnonzero(~rows.running).tolist(), waiting, strict=False))
+        if free:
+            rows.begin({row: seed for row, (_, seed) in free.items()})
+        for row, numbered in free.items():
+            episode[row], index[row], start[row] = numbered, 0, True
+        if not rows.running.any():
+            return
+        before = list(rows.observations)
+        predicted, state = agent.predict(rows.batch(), state, start, deterministic)
+        actions = {int(row): predicted[row] if rows.is_vector else predicted for row in np.flatnonzero(rows.running)}
+        start = np.zeros(len(rows), bool)
+        for row, step in rows.step(actions).items():
+            yield Decision(
+                row,
+                *episode[row],
+                index[row],
+                before[row],
+                actions[row],
+                step.observation,
+                step.reward,
+                step.terminated,
+                step.truncated,
+                step.info,
+            )
+            index[row] += 1
 
 
 @dataclass(frozen=True)
@@ -61,6 +154,12 @@ class AgentReport:
         return float(np.mean([row.low_level_return for row in self.episodes]))
 
     @property
+    def mean_return_interval(self) -> tuple[float, float]:
+        """95 % interval of `mean_return`, bootstrapped over the episodes."""
+        returns = np.array([[row.low_level_return] for row in self.episodes])
+        return stratified_bootstrap(returns, lambda scores: float(np.mean(scores)))
+
+    @property
     def steps_to_success(self) -> float:
         """Mean low-level steps of the episodes with success; NaN where there are none."""
         steps = [row.low_level_steps for row in self.episodes if row.success]
@@ -82,7 +181,7 @@ class AgentReport:
 
 def evaluate_agent(
     agent: Agent,
-    env: gym.Env,
+    env: gym.Env | VectorEnv,
     episodes: int = 50,
     *,
     seeds: Sequence[int] | None = None,
@@ -93,35 +192,35 @@ def evaluate_agent(
 
     Args:
         agent: Anything with Stable-Baselines3's `predict`.
-        env: One environment with an end to its episodes. Success is what its info calls `success` or `is_success`.
+        env: One environment or a vector environment, with an end to its episodes. Success is what its info calls
+            `success` or `is_success`.
         episodes: How many.
         seeds: Of the episodes' resets; default: the same ones at every call, far from those of training.
 
     Returns:
-        Rows of the episodes, with means and intervals. Steps are low-level ones, whatever the agent decides.
+        Rows of the episodes in the order of their seeds, with means and intervals. Steps are low-level ones, whatever
+        the agent decides.
     """
-    rows = []
-    chosen = range(FIRST_SEED, FIRST_SEED + episodes) if seeds is None else seeds
+    chosen = list(range(FIRST_SEED, FIRST_SEED + episodes) if seeds is None else seeds)
+    running: dict[int, list[Decision]] = {}
+    rows: dict[int, EpisodeRow] = {}
     with progress_bar("evaluate agent", len(chosen), progress) as report:
-        for seed in chosen:
-            rows.append(_run_episode(agent, env, int(seed), deterministic))
-            known = [row.success for row in rows if row.success is not None]
-            report(len(rows), {"success": float(np.mean(known))} if known else {})
-    return AgentReport(tuple(rows))
+        for decision in decisions(env, agent, chosen, deterministic=deterministic):
+            running.setdefault(decision.episode, []).append(decision)
+            if decision.ended:
+                rows[decision.episode] = _row(running.pop(decision.episode))
+                known = [row.success for row in rows.values() if row.success is not None]
+                report(len(rows), {"success": float(np.mean(known))} if known else {})
+    return AgentReport(tuple(row for _, row in sorted(rows.items())))
 
 
-def _run_episode(agent: Agent, env: gym.Env, seed: int, deterministic: bool) -> EpisodeRow:
-    observation, _ = env.reset(seed=seed)
-    state, start, total, steps, decisions = None, np.ones(1, bool), 0.0, 0, 0
-    success: bool | None = None
-    while True:
-        action, state = agent.predict(observation, state, start, deterministic)
-        observation, reward, terminated, truncated, info = env.step(action)
-        start = np.zeros(1, bool)
-        total += float(info.get("skill_return", reward))
-        steps += int(info.get("skill_length", 1))
-        decisions += 1
-        said = info.get("success", info.get("is_success"))
-        success = success if said is None else bool(success or said)
-        if terminated or truncated:
-            return EpisodeRow(seed, success, total, steps, decisions, bool(terminated))
+def _row(episode: list[Decision]) -> EpisodeRow:
+    said = [decision.success for decision in episode if decision.success is not None]
+    return EpisodeRow(
+        episode[0].seed,
+        any(said) if said else None,
+        sum(decision.low_level_return for decision in episode),
+        sum(decision.low_level_steps for decision in episode),
+        len(episode),
+        episode[-1].terminated,
+    )

@@ -7,12 +7,8 @@ import itertools
 import numpy as np
 
 _GRID_DIMENSIONS = 3  # in more, nearly every goal would have a cell of its own
-import os
-
-_CLEARANCE = float(
-    os.environ.get("CLEAR", 3.0)
-)  # weight of the share of neighbours never reached: walls are where nobody has been
-_FALL = float(os.environ.get("FALL", 40.0))  # weight of the share of visits that ended in a fall
+_CLEARANCE = 6.0  # weight of the share of neighbours never reached: walls are where nobody has been
+_FALL = 40.0  # weight of the share of visits that ended in a fall
 
 
 class GoalGraph:
@@ -47,12 +43,12 @@ class GoalGraph:
 
     @property
     def centers(self) -> np.ndarray:
-        """Middle of each place, `(n, goal_dim)`."""
+        """Middle of each place, `(n, goal_dim)`: of a cell, the mean of the goals that were reached in it."""
         return np.array(self._centers).reshape(-1, self.goal_dim)
 
     @property
     def open_sides(self) -> np.ndarray:
-        """Share of each cell's neighbours that were never reached, `(n,)`: by a wall, or at the frontier of the known."""
+        """Share of each cell's neighbours that were never reached, `(n,)`: beside a wall or at the frontier."""
         if not self.is_grid:
             return np.zeros(len(self))
         return 1 - np.array(self._closed) / len(self._around)
@@ -79,7 +75,6 @@ class GoalGraph:
         if self.is_grid:
             cell = self._cell(goal)
             self._cells[cell] = node
-            goal = (np.array(cell) + 0.5) * self.size
             for step in self._around:
                 beside = self._cells.get(tuple(a + b for a, b in zip(cell, step, strict=True)))
                 if beside is not None:
@@ -101,6 +96,8 @@ class GoalGraph:
             if node == before:
                 continue
             self._visits[node] += 1
+            if self.is_grid:
+                self._centers[node] += (goal - self._centers[node]) / self._visits[node]
             if before is not None:
                 edge = self._edges.get((before, node))
                 if edge is None:
@@ -128,7 +125,7 @@ class GoalGraph:
 
     # -- what is asked -------------------------------------------------------------------------------------------------
     def costs_to(self, goal: np.ndarray, radius: float) -> np.ndarray:
-        """Cost of the way from every place to those within `radius` of a goal, in cells `(n,)`; inf where none is known.
+        """Cost of the way from each place to those within `radius` of a goal, in cells `(n,)`, inf where there is none.
 
         A move costs its length, more where it was made seldom or tried in vain, beside places never reached (which
         keeps clear of walls), and where bodies fell.
@@ -172,6 +169,7 @@ class GoalGraph:
     def arrays(self) -> dict[str, np.ndarray]:
         """All that it has learned, from which `restored` makes it again."""
         return {
+            "cells": np.array(list(self._cells), np.int64).reshape(-1, self.goal_dim),
             "centers": self.centers,
             "visits": np.array(self._visits, np.int64),
             "falls": np.array(self._falls),
@@ -198,10 +196,11 @@ class GoalGraph:
         if lengths != {"visits": n, "falls": n, "walked": len(edges), "failed": len(edges)}:
             raise ValueError(f"expected {n} places and {len(edges)} edges throughout, got {lengths}")
         graph = cls(size, arrays["centers"].shape[1])
-        for center in arrays["centers"]:
-            graph._reach(center)
+        for place in (arrays["cells"] + 0.5) * size if graph.is_grid else arrays["centers"]:
+            graph._reach(place)
         if len(graph) != n:
-            raise ValueError("two places of the graph are the same")
+            raise ValueError("the cells of the graph are not one for each place")
+        graph._centers = list(arrays["centers"].astype(float))
         graph._visits, graph._falls = arrays["visits"].tolist(), arrays["falls"].tolist()
         graph._walked, graph._failed = arrays["walked"].tolist(), arrays["failed"].tolist()
         for i, (a, b) in enumerate(edges.tolist()):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,9 @@ import gymnasium as gym
 import numpy as np
 import torch
 from gymnasium import spaces
+from gymnasium.vector import VectorEnv, VectorWrapper
 
+from didi_gym.core.env_rows import EnvRows, Step
 from didi_gym.core.files import SafeFileError, in_short
 from didi_gym.core.progress import progress as progress_bar
 from didi_gym.models.weights import load_info, load_tensors, write_tensors
@@ -20,11 +22,11 @@ from didi_gym.planning.goal_graph import GoalGraph
 from didi_gym.planning.skill_model import SkillModel
 
 _CANDIDATES = 32  # skills compared for a wanted direction
-_CELL = float(os.environ.get("CELL", 1.5))  # cells in strides
-_LOOKAHEAD = float(os.environ.get("LOOK", 2.0))  # cells to the waypoint
+_CELL = 1.0  # cells in strides
+_LOOKAHEAD = 2  # cells to the waypoint
 _NEAR = 1.6  # cells from which the goal itself is aimed at
 _NO_PROGRESS = 0.1  # a decision that made less than this share of its expected way was stuck
-_STUCK = int(os.environ.get("STUCK", 3))  # such decisions in a row after which something else is tried
+_STUCK = 3  # such decisions in a row after which something else is tried
 _HELPLESS = 6  # after which, in training, the episode counts as a fall and is left
 _WANDERING = 0.15  # share of training episodes that begin by wandering
 _WANDER_STEPS = 150  # low-level steps of it
@@ -59,6 +61,10 @@ class _Trip:
     age: int = 0
     """Of the costs, in decisions."""
     past: list[np.ndarray] = field(default_factory=list)
+    steps: int = 0
+    """Low-level ones."""
+    success: bool = False
+    is_over: bool = False
 
 
 class SkillGraph:
@@ -69,7 +75,8 @@ class SkillGraph:
     places of goal space are connected, where bodies get stuck or fall. Another goal in the same place costs no step.
 
     Args:
-        env: A `SkillActionWrapper`; with several durations to choose from, the shortest is used near goals.
+        env: One or many environments, of `didi_gym.make` or `make_vec`. With several durations to choose from, the
+            shortest is used near goals.
         seed: Of the agent and of the episodes it begins.
 
     Raises:
@@ -83,18 +90,21 @@ class SkillGraph:
         >>> action, state = agent.predict(env.reset(seed=1)[0])
     """
 
-    def __init__(self, env: gym.Env, *, seed: int = 0) -> None:
-        space = env.observation_space
+    def __init__(self, env: gym.Env | VectorEnv, *, seed: int = 0) -> None:
+        self._rows = EnvRows(env)
+        space = self._rows.single_observation_space
         if not isinstance(space, spaces.Dict) or not {"achieved_goal", "desired_goal"} <= set(space.spaces):
             raise ValueError(
                 f"SkillGraph reaches goals: expected observations with achieved_goal and desired_goal, got {space}; "
                 "for other tasks train an agent over skills (help(didi_gym.sb3))"
             )
-        if not hasattr(env, "skill_durations"):
-            raise ValueError("SkillGraph picks skills: wrap the environment with didi_gym.make or SkillActionWrapper")
+        try:
+            policy, self.durations = _attribute(env, "policy"), _attribute(env, "skill_durations")
+        except AttributeError:
+            raise ValueError(
+                "SkillGraph picks skills: wrap the environment with didi_gym.make, make_vec or SkillActionWrapper"
+            ) from None
         self.env = env
-        policy = env.get_wrapper_attr("policy")
-        self.durations: tuple[int, ...] = env.get_wrapper_attr("skill_durations")
         self.skill_space = policy.skill_space
         self.candidates = self.skill_space.grid(_CANDIDATES)
         self.goal_dim = int(np.prod(space["achieved_goal"].shape))  # type: ignore[arg-type]
@@ -107,45 +117,73 @@ class SkillGraph:
         self._tries: dict[int, int] = {}
         self._waiting: list[np.ndarray] = []  # paths walked before there was a graph
         self._long, self._short = int(np.argmax(self.durations)), int(np.argmin(self.durations))
-        self._trip = _Trip()
 
     # -- learning ------------------------------------------------------------------------------------------------------
-    def learn(self, total_low_level_steps: int, *, progress: bool = True) -> SkillGraph:
-        """Learn for so many low-level steps; those of the last decision may go beyond."""
-        until, begun = self.low_level_steps + total_low_level_steps, self.low_level_steps
+    def learn(
+        self,
+        total_low_level_steps: int,
+        *,
+        on_step: Callable[[int, Any, Any, Step], object] | None = None,
+        progress: bool = True,
+    ) -> SkillGraph:
+        """Learn for so many low-level steps, counted over all environments; those of the last decisions may go beyond.
+
+        Every call begins new episodes. Ctrl-C leaves an agent that can be saved and goes on where it was.
+
+        Args:
+            total_low_level_steps: How many.
+            on_step: Called after every decision with the index of the environment, the observation, the action and
+                what came of it (`didi_gym.core.env_rows.Step`), as to fill a replay buffer.
+            progress: Whether a bar is shown.
+        """
+        begun, rows = self.low_level_steps, self._rows
+        trips: dict[int, _Trip] = {}
+        rows.running[:] = False
         with progress_bar("SkillGraph", total_low_level_steps, progress) as report:
-            while self.low_level_steps < until:
-                self._learn_episode(until)
-                recent = self.history[-_RECENT:]
-                shown = {"success": sum(row["success"] for row in recent) / len(recent)}
-                shown |= {"places": recent[-1]["places"], "falls": sum(row["fell"] for row in recent)}
-                report(min(self.low_level_steps - begun, total_low_level_steps), shown)
+            while self.low_level_steps - begun < total_low_level_steps:
+                trips |= self._begin(np.flatnonzero(~rows.running).tolist())
+                before = list(rows.observations)
+                actions = {row: self._decide(before[row], trip) for row, trip in trips.items()}
+                for row, step in rows.step(actions).items():
+                    self._learn_from(trips[row], step.info)
+                    trips[row].success |= _succeeded(step)
+                    if on_step is not None:
+                        on_step(row, before[row], actions[row], step)
+                    if step.ended or trips[row].stuck >= _HELPLESS:
+                        rows.running[row] = False
+                        self._end(trips[row], fell=not step.ended)
+                if self.history:
+                    recent = self.history[-_RECENT:]
+                    shown = {"success": sum(row["success"] for row in recent) / len(recent)}
+                    shown |= {"places": recent[-1]["places"], "falls": sum(row["fell"] for row in recent)}
+                    report(min(self.low_level_steps - begun, total_low_level_steps), shown)
+        for trip in trips.values():
+            if trip.steps and not trip.is_over:
+                self._end(trip, fell=False)
         return self
 
-    def _learn_episode(self, until: int) -> None:
-        observation, _ = self.env.reset(seed=self.seed * 1_000_003 + self.episodes)
-        trip, steps, done, success = _Trip(), 0, False, False
-        if self.random.random() < _WANDERING:
-            trip.wander = _WANDER_STEPS
-        while not done and trip.stuck < _HELPLESS and self.low_level_steps < until:
-            action = self._decide(observation, trip)
-            observation, _, terminated, truncated, info = self.env.step(action)
-            steps += info["skill_length"]
-            self.low_level_steps += info["skill_length"]
-            self._learn_from(trip, info)
-            done, success = terminated or truncated, success or _succeeded(info, terminated)
-        fell = not done and trip.stuck >= _HELPLESS
+    def _begin(self, free: list[int]) -> dict[int, _Trip]:
+        """Begin an episode in each of these environments."""
+        if not free:
+            return {}
+        self._rows.begin({row: self.seed * 1_000_003 + self.episodes + i for i, row in enumerate(free)})
+        self.episodes += len(free)
+        return {row: _Trip(wander=_WANDER_STEPS if self.random.random() < _WANDERING else 0) for row in free}
+
+    def _end(self, trip: _Trip, fell: bool) -> None:
         if fell and self.graph is not None:
             self.graph.fall(np.stack(trip.past[-_HELPLESS - 2 :][:3]))
-        self.episodes += 1
+        trip.is_over = True
         places = 0 if self.graph is None else len(self.graph)
-        row = {"low_level_steps": self.low_level_steps, "success": success, "length": steps, "fell": fell}
+        row = {"low_level_steps": self.low_level_steps, "success": trip.success, "length": trip.steps, "fell": fell}
         self.history.append({**row, "places": places})
 
     def _learn_from(self, trip: _Trip, info: dict[str, Any]) -> None:
         """Learn from the decision just taken: what the skill did, and where the body went on the way."""
         assert trip.achieved is not None and trip.velocity is not None
-        length = info["skill_length"]
+        length = int(info["skill_length"])
+        trip.steps += length
+        self.low_level_steps += length
         path = np.concatenate([trip.achieved[None], np.asarray(info["skill_achieved_goals"], float)[:length]])
         moved = path[-1] - trip.achieved
         trip.past.append(trip.achieved)
@@ -223,7 +261,7 @@ class SkillGraph:
             return goal
         if node is None or not np.isfinite(cost):
             return self._rejoin(here, trip)
-        ahead = graph.path(node, _padded(trip.costs, len(graph)), round(_LOOKAHEAD))
+        ahead = graph.path(node, _padded(trip.costs, len(graph)), _LOOKAHEAD)
         if not ahead:
             return goal if trip.frontier is None else graph.centers[trip.frontier]
         return graph._centers[ahead[-1]]
@@ -379,8 +417,17 @@ def _is_stuck(moved: np.ndarray, expected: np.ndarray) -> bool:
     return bool(moved @ expected < _NO_PROGRESS * (expected @ expected))
 
 
-def _succeeded(info: dict[str, Any], terminated: bool) -> bool:
-    return bool(info.get("success", info.get("is_success", terminated)))
+def _succeeded(step: Step) -> bool:
+    return bool(step.info.get("success", step.info.get("is_success", step.terminated)))
+
+
+def _attribute(env: gym.Env | VectorEnv, name: str) -> Any:
+    """Of the wrapper that runs skills, however many are around it."""
+    if not isinstance(env, VectorEnv):
+        return env.get_wrapper_attr(name)
+    while isinstance(env, VectorWrapper) and not hasattr(env, name):
+        env = env.env
+    return getattr(env, name)
 
 
 def _padded(costs: np.ndarray, length: int) -> np.ndarray:

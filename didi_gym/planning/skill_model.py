@@ -6,15 +6,17 @@ import numpy as np
 
 _RIDGE = 1e-3  # in decisions
 _ENOUGH = 40  # decisions before the first fit
-_SETTLING = 8  # decisions after which a skill that is kept moves steadily
+_FITS = frozenset(_ENOUGH // 2 * 2**k for k in range(6))  # decisions of a duration after which it is fitted anew
+_ROUNDS = 5  # of leaving out what was blocked
 _BLOCKED = 0.3  # a decision that made less than this share of the expected way was blocked, and teaches nothing
+_SETTLING = 8  # decisions after which a skill that is kept moves steadily
 
 
 class SkillModel:
     """Ridge regression of the displacement of the achieved goal on skill, velocity and a constant.
 
-    One model for each duration that the agent can choose. Decisions that were blocked (by a wall, after a fall) are
-    left out once there is a first fit.
+    One model for each duration that the agent can choose, from its first decisions. Those that were blocked (by a wall,
+    after a fall) are left out, as far as the others tell.
 
     Args:
         skill_dim: Numbers in a skill.
@@ -24,15 +26,14 @@ class SkillModel:
 
     def __init__(self, skill_dim: int, goal_dim: int, durations: tuple[int, ...]) -> None:
         self.durations = durations
-        inputs = skill_dim + goal_dim + 1
-        self.gram = np.zeros((len(durations), inputs, inputs))
-        self.moment = np.zeros((len(durations), inputs, goal_dim))
-        self.count = np.zeros(len(durations), np.int64)
-        self.weights = np.zeros((len(durations), inputs, goal_dim))
+        self.dims = (skill_dim + goal_dim + 1, goal_dim)
+        self.weights = np.zeros((len(durations), *self.dims))
+        self.seen: list[list[np.ndarray]] = [[] for _ in durations]
+        """Of each duration, inputs and displacement of its decisions, one after the other."""
 
     @property
     def is_fitted(self) -> bool:
-        return bool(self.count.sum() >= _ENOUGH)
+        return sum(map(len, self.seen)) >= _ENOUGH
 
     def add(self, choice: int, skill: np.ndarray, velocity: np.ndarray, displacement: np.ndarray) -> None:
         """Learn from one decision.
@@ -43,17 +44,21 @@ class SkillModel:
             velocity: Of the achieved goal before the decision, per low-level step `(goal_dim,)`.
             displacement: Of the achieved goal `(goal_dim,)`.
         """
-        x = np.concatenate([skill, velocity, [1.0]])
-        if self.is_fitted:
-            expected = x @ self._of(choice)
-            if displacement @ expected < _BLOCKED * (expected @ expected):
-                return
-        self.gram[choice] += np.outer(x, x)
-        self.moment[choice] += np.outer(x, displacement)
-        self.count[choice] += 1
-        if self.count[choice] >= _ENOUGH // 2:
-            ridge = _RIDGE * self.count[choice] * np.eye(len(x))
-            self.weights[choice] = np.linalg.solve(self.gram[choice] + ridge, self.moment[choice])
+        seen = self.seen[choice]
+        if len(seen) < max(_FITS):
+            seen.append(np.concatenate([skill, velocity, [1.0], displacement]))
+            if len(seen) in _FITS:
+                self.weights[choice] = self._fit(np.stack(seen))
+
+    def _fit(self, seen: np.ndarray) -> np.ndarray:
+        inputs, moves = seen[:, : self.dims[0]], seen[:, self.dims[0] :]
+        free = np.ones(len(seen), bool)
+        for _ in range(_ROUNDS):
+            x, y = inputs[free], moves[free]
+            weights = np.linalg.solve(x.T @ x + _RIDGE * len(x) * np.eye(x.shape[1]), x.T @ y)
+            expected = inputs @ weights
+            free = (moves * expected).sum(1) >= _BLOCKED * (expected**2).sum(1)
+        return weights
 
     def predict(self, choice: int, skills: np.ndarray, velocity: np.ndarray) -> np.ndarray:
         """Displacements `(n, goal_dim)` of skills `(n, skill_dim)` from one velocity `(goal_dim,)`."""
@@ -62,9 +67,9 @@ class SkillModel:
 
     def _of(self, choice: int) -> np.ndarray:
         """The weights of a duration; of one that was hardly tried, those of the most frequent one, in proportion."""
-        if self.count[choice] >= _ENOUGH // 2:
+        if len(self.seen[choice]) >= min(_FITS):
             return self.weights[choice]
-        known = int(self.count.argmax())
+        known = int(np.argmax([len(seen) for seen in self.seen]))
         return self.weights[known] * (self.durations[choice] / self.durations[known])
 
     def stride(self, choice: int, skills: np.ndarray) -> float:
@@ -77,7 +82,11 @@ class SkillModel:
 
     def arrays(self) -> dict[str, np.ndarray]:
         """All that it has learned."""
-        return {"gram": self.gram, "moment": self.moment, "count": self.count, "weights": self.weights}
+        rows = [np.array(seen).reshape(-1, sum(self.dims)) for seen in self.seen]
+        return {
+            "weights": self.weights,
+            **{f"seen.{duration}": a for duration, a in zip(self.durations, rows, strict=True)},
+        }
 
     def restore(self, arrays: dict[str, np.ndarray]) -> None:
         """Take over the `arrays` of another model of the same skills, goals and durations.
@@ -86,7 +95,8 @@ class SkillModel:
             ValueError: arrays of other shapes or kinds, or with numbers that are not finite.
         """
         for name, own in self.arrays().items():
-            given = arrays[name]
-            if given.shape != own.shape or given.dtype != own.dtype or not np.isfinite(given).all():
-                raise ValueError(f"{name} must be {own.shape} {own.dtype}, finite; got {given.shape} {given.dtype}")
-            own[...] = given
+            given, shape = arrays[name], own.shape if name == "weights" else (len(arrays[name]), own.shape[1])
+            if given.shape != shape or given.dtype != own.dtype or not np.isfinite(given).all():
+                raise ValueError(f"{name} must be {shape} {own.dtype}, finite; got {given.shape} {given.dtype}")
+        self.weights[...] = arrays["weights"]
+        self.seen = [list(arrays[f"seen.{duration}"]) for duration in self.durations]

@@ -15,6 +15,7 @@ from gymnasium.vector import AsyncVectorEnv, AutoresetMode, VectorEnv, VectorWra
 from gymnasium.vector.async_vector_env import AsyncState
 from gymnasium.vector.utils import batch_space
 
+from didi_gym.core.env_rows import info_of
 from didi_gym.wrappers.controller import Engine, EngineName, MaskFn, ObservationFn, SkillController
 from didi_gym.wrappers.executor import env_name, refuse_inside
 from didi_gym.wrappers.references import check_executors, load_policy, pinned, resolve_settings, warn_of_other_dt
@@ -87,6 +88,7 @@ class SkillActionVectorWrapper(VectorWrapper):
             )
         durations, _ = resolve_settings(self.policy, skill_duration or longest, False, replan_every)
         self.skill_duration, self.replan_every = longest, replan_every
+        self.skill_durations = tuple(durations) or (longest,)
         self._controller = SkillController(
             self.policy,
             env.single_observation_space,
@@ -160,7 +162,7 @@ class SkillActionVectorWrapper(VectorWrapper):
             reset_infos = infos if reset_infos is None else reset_infos
         if reset_infos is not None:
             for row in np.flatnonzero(resetting):  # what they said is in the first chunk's answer
-                infos = self._add_info(infos, _info_of(reset_infos, int(row)), int(row))
+                infos = self._add_info(infos, info_of(reset_infos, int(row)), int(row))
         self._ended = terminations | truncations
         self.low_level_steps += int(_skill_lengths(infos).sum())
         # Nothing is planned from an episode's end, which SAME_STEP alone does not show.
@@ -237,17 +239,6 @@ def _close_killed(base: AsyncVectorEnv) -> None:
     """Close after the workers were killed: nothing is asked of them any more."""
     base._state = AsyncState.DEFAULT
     base.close(terminate=True)
-
-
-def _info_of(infos: dict[str, Any], row: int) -> dict[str, Any]:
-    """What one sub-environment said, out of a vector environment's infos."""
-    own = {}
-    for key, values in infos.items():
-        mask = infos.get(f"_{key}")
-        if mask is not None and mask[row]:
-            value = _info_of(values, row) if isinstance(values, dict) else values[row]
-            own[key] = bool(value) if isinstance(value, np.bool_) else value  # the kind that vectors of infos know
-    return own
 
 
 def _skill_lengths(infos: dict[str, Any]) -> np.ndarray:

@@ -20,7 +20,7 @@ DIRECTIONS = np.stack([np.cos(np.arange(8) * np.pi / 4), np.sin(np.arange(8) * n
 
 
 class WalledRoom(gym.Env):
-    """A point in a room of 6 by 4 with a wall from y = 1.5 to 2.5 that leaves a gap at the right end; goals lie anywhere."""
+    """A point in a room of 6 by 4; a wall from y = 1.5 to 2.5 leaves a gap at the right end; goals lie anywhere."""
 
     def __init__(self, goal_dim: int = 2, limit: int = 200) -> None:
         goal = spaces.Box(-np.inf, np.inf, (goal_dim,), np.float64)
@@ -40,7 +40,7 @@ class WalledRoom(gym.Env):
     def step(self, action):
         moved = self.position + 0.1 * action
         in_wall = 1.5 < moved[1] < 2.5 and moved[0] < 4.8
-        if (0 <= moved).all() and (moved <= [6, 4]).all() and not in_wall:
+        if (moved >= 0).all() and (moved <= [6, 4]).all() and not in_wall:
             self.position = moved
         self.steps += 1
         success = bool(np.linalg.norm(self.position - self.goal) < 0.3)

@@ -14,11 +14,11 @@ from hypothesis import strategies as st
 from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv
 
+from didi_gym.core.env_rows import info_of
 from didi_gym.core.layout import Layout, ObservationSource
 from didi_gym.sb3.vec_env import SkillActionVecEnvWrapper
 from didi_gym.wrappers import SkillActionVectorWrapper, SkillActionWrapper
 from didi_gym.wrappers.executor import SkillExecutor
-from didi_gym.wrappers.vector import _info_of
 from tests.doubles import ScriptedPolicy, ToyEnv, ToyGoalEnv
 
 MODES = [AutoresetMode.NEXT_STEP, AutoresetMode.SAME_STEP, AutoresetMode.DISABLED]
@@ -98,7 +98,7 @@ def assert_vector_is_like_singles(
         for i, single in enumerate(singles):
             observation, info = single.reset(seed=seed + i)
             assert_same(list(iterate(envs.observation_space, observations))[i], observation)
-            assert_same(_info_of(infos, i), info)
+            assert_same(info_of(infos, i), info)
         envs.action_space.seed(seed)
         ended = np.zeros(n, dtype=bool)
         for _ in range(SKILLS):
@@ -109,7 +109,7 @@ def assert_vector_is_like_singles(
                 for i in np.flatnonzero(ended):
                     observation, info = singles[i].reset(options={"from": 1})
                     assert_same(list(iterate(envs.observation_space, observations))[i], observation)
-                    assert_same(_info_of(infos, i), info)
+                    assert_same(info_of(infos, i), info)
             actions = envs.action_space.sample()
             observations, rewards, terminations, truncations, infos = envs.step(actions)
             for i, single in enumerate(singles):
@@ -124,7 +124,7 @@ def assert_vector_is_like_singles(
                         info = {**final, **info}
                 assert_same(list(iterate(envs.observation_space, observations))[i], observation)
                 assert (rewards[i], terminations[i], truncations[i]) == (reward, terminated, truncated)
-                assert_same(_info_of(infos, i), info)
+                assert_same(info_of(infos, i), info)
             ended = terminations | truncations
         assert envs.low_level_steps == sum(single.low_level_steps for single in singles)
     finally:
