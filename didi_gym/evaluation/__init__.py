@@ -1,7 +1,7 @@
 """What executed skills are worth, measured in the simulator, and pictures of them.
 
 - `rollouts`: skills held from starts that can be visited again; `report`: `evaluate_skills`; `metrics`: its formulas;
-- `agents`: `evaluate_agent`, how well an agent does; `statistics`: intervals over runs;
+- `agents`: `decisions` of an agent one by one, `evaluate_agent`; `statistics`: intervals over runs;
 - `plots`: skill maps and curves; `video` and `renderer`: films, also on machines without OpenGL.
 """
 
@@ -13,6 +13,8 @@ from didi_gym.core.lazy import lazy_names
 
 if TYPE_CHECKING:
     from didi_gym.evaluation.agents import AgentReport as AgentReport
+    from didi_gym.evaluation.agents import Decision as Decision
+    from didi_gym.evaluation.agents import decisions as decisions
     from didi_gym.evaluation.agents import evaluate_agent as evaluate_agent
     from didi_gym.evaluation.plots import plot_learning_curves as plot_learning_curves
     from didi_gym.evaluation.plots import plot_skill_map as plot_skill_map
@@ -30,8 +32,10 @@ if TYPE_CHECKING:
 _HOMES = {
     "AgentReport": "agents",
     "Camera": "video",
+    "Decision": "agents",
     "HeldSkills": "rollouts",
     "SkillReport": "report",
+    "decisions": "agents",
     "evaluate_agent": "agents",
     "evaluate_skills": "report",
     "hold_skills": "rollouts",

@@ -46,6 +46,10 @@ class GoalGraph:
         """Middle of each place, `(n, goal_dim)`: of a cell, the mean of the goals that were reached in it."""
         return np.array(self._centers).reshape(-1, self.goal_dim)
 
+    def center(self, node: int) -> np.ndarray:
+        """Middle of one place, `(goal_dim,)`."""
+        return self._centers[node]
+
     @property
     def open_sides(self) -> np.ndarray:
         """Share of each cell's neighbours that were never reached, `(n,)`: beside a wall or at the frontier."""
@@ -164,6 +168,13 @@ class GoalGraph:
             nodes.append(best)
             here = best
         return nodes
+
+    def is_open(self, start: np.ndarray, goal: np.ndarray) -> bool:
+        """Whether the straight way from one goal to another leads through reached cells only; landmarks do not tell."""
+        if not self.is_grid:
+            return True
+        points = np.linspace(start, goal, 2 + int(4 * np.linalg.norm(goal - start) / self.size))
+        return all(tuple(cell) in self._cells for cell in np.floor(points / self.size).astype(int).tolist())
 
     # -- what is stored ------------------------------------------------------------------------------------------------
     def arrays(self) -> dict[str, np.ndarray]:

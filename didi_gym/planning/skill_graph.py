@@ -27,6 +27,7 @@ _LOOKAHEAD = 2  # cells to the waypoint
 _NEAR = 1.6  # cells from which the goal itself is aimed at
 _NO_PROGRESS = 0.1  # a decision that made less than this share of its expected way was stuck
 _STUCK = 3  # such decisions in a row after which something else is tried
+_LOITERING = 6  # decisions that brought the goal no closer, after which something else is tried too
 _HELPLESS = 6  # after which, in training, the episode counts as a fall and is left
 _WANDERING = 0.15  # share of training episodes that begin by wandering
 _WANDER_STEPS = 150  # low-level steps of it
@@ -49,6 +50,10 @@ class _Trip:
     choice: int = 0
     stuck: int = 0
     """Decisions in a row that made no progress."""
+    cheapest: float = np.inf
+    """Lowest cost of the way that was left since the last plan."""
+    idle: int = 0
+    """Decisions in a row after which it was no lower."""
     hold: int = 0
     """Decisions for which a random skill goes on."""
     wander: float = 0.0
@@ -261,16 +266,25 @@ class SkillGraph:
             return goal
         if node is None or not np.isfinite(cost):
             return self._rejoin(here, trip)
+        trip.idle = 0 if cost < trip.cheapest else trip.idle + 1
+        trip.cheapest = min(cost, trip.cheapest)
+        if trip.idle >= _LOITERING:
+            trip.idle, trip.cheapest = 0, np.inf
+            return None
         ahead = graph.path(node, _padded(trip.costs, len(graph)), _LOOKAHEAD)
         if not ahead:
-            return goal if trip.frontier is None else graph.centers[trip.frontier]
-        return graph._centers[ahead[-1]]
+            return goal if trip.frontier is None else graph.center(trip.frontier)
+        seen = [
+            node for node in ahead[1:] if not trip.stuck and not trip.idle and graph.is_open(here, graph.center(node))
+        ]
+        return graph.center(seen[-1] if seen else ahead[0])
 
     def _plan(self, trip: _Trip) -> None:
         """Costs to the goal or, where no way is known, to the most promising frontier."""
         graph = self.graph
         assert graph is not None and trip.goal is not None and trip.achieved is not None
         trip.age, trip.version, trip.frontier = 0, graph.version, None
+        trip.idle, trip.cheapest = 0, np.inf
         trip.costs = graph.costs_to(trip.goal, graph.size)
         node = graph.locate(trip.achieved)
         if node is None or np.isfinite(trip.costs[node]):
@@ -283,7 +297,7 @@ class SkillGraph:
         best = int(score.argmin())
         if np.isfinite(score[best]):
             self._tries[best] = self._tries.get(best, 0) + 1
-            trip.frontier, trip.costs = best, graph.costs_to(graph.centers[best], graph.size / 2)
+            trip.frontier, trip.costs = best, graph.costs_to(graph.center(best), graph.size / 2)
 
     def _rejoin(self, here: np.ndarray, trip: _Trip) -> np.ndarray | None:
         """The nearest known place from which a way is known; None where there is none close by."""

@@ -4,6 +4,7 @@ import gymnasium as gym
 import numpy as np
 import pytest
 from gymnasium import spaces
+from gymnasium.vector import AutoresetMode, SyncVectorEnv
 from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.monitor import Monitor
 
@@ -13,9 +14,11 @@ from didi_gym.evaluation.agents import evaluate_agent
 from didi_gym.planning import SkillGraph
 from didi_gym.planning.goal_graph import GoalGraph
 from didi_gym.planning.skill_model import SkillModel
-from didi_gym.wrappers import SkillActionWrapper
+from didi_gym.wrappers import SkillActionVectorWrapper, SkillActionWrapper
+from didi_gym.wrappers.executor import SkillExecutor
 from tests.doubles import ScriptedPolicy, ToyEnv
 
+MODES = [AutoresetMode.NEXT_STEP, AutoresetMode.SAME_STEP, AutoresetMode.DISABLED]
 DIRECTIONS = np.stack([np.cos(np.arange(8) * np.pi / 4), np.sin(np.arange(8) * np.pi / 4)], axis=1)
 
 
@@ -38,10 +41,12 @@ class WalledRoom(gym.Env):
         return self._see(), {}
 
     def step(self, action):
-        moved = self.position + 0.1 * action
-        in_wall = 1.5 < moved[1] < 2.5 and moved[0] < 4.8
-        if (moved >= 0).all() and (moved <= [6, 4]).all() and not in_wall:
-            self.position = moved
+        for axis in (0, 1):  # it slides along walls
+            moved = self.position.copy()
+            moved[axis] += 0.1 * action[axis]
+            in_wall = 1.5 < moved[1] < 2.5 and moved[0] < 4.8
+            if (moved >= 0).all() and (moved <= [6, 4]).all() and not in_wall:
+                self.position = moved
         self.steps += 1
         success = bool(np.linalg.norm(self.position - self.goal) < 0.3)
         return self._see(), float(success), success, self.steps >= self.limit, {"success": success}
@@ -68,6 +73,14 @@ def make(kind="ball", durations=(2, 6), **room):
     if kind == "discrete":
         policy.skill_space = SkillSpace("discrete", 8)
     return SkillActionWrapper(WalledRoom(**room), policy, skill_duration=durations, replan_every=2, engine=walk)
+
+
+def make_vec(n, mode):
+    def one():
+        return SkillExecutor(WalledRoom(), skill_duration=6, replan_every=2)
+
+    envs = SyncVectorEnv([one] * n, autoreset_mode=mode)
+    return SkillActionVectorWrapper(envs, ScriptedPolicy("ball"), skill_duration=(2, 6), engine=walk)
 
 
 class Random:
@@ -100,6 +113,18 @@ def test_a_saved_agent_goes_on_as_if_nothing_had_happened(tmp_path):
     assert again.history == whole.history
     np.testing.assert_array_equal(again.graph.centers, whole.graph.centers)
     assert evaluate_agent(again, make(), 5, progress=False) == evaluate_agent(whole, make(), 5, progress=False)
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_many_environments_teach_what_one_does(mode):
+    one = SkillGraph(make(), seed=3).learn(1_500, progress=False)
+    alike = SkillGraph(make_vec(1, mode), seed=3).learn(1_500, progress=False)
+    assert alike.history == one.history
+    seen = []
+    many = SkillGraph(make_vec(4, mode), seed=0).learn(8_000, progress=False, on_step=lambda *step: seen.append(step))
+    assert evaluate_agent(many, make_vec(4, mode), 40, progress=False).success >= 0.9
+    assert sum(step.info["skill_length"] for *_, step in seen) == many.low_level_steps
+    assert sum(row["length"] for row in many.history) == many.low_level_steps
 
 
 def test_an_agent_for_other_skills_or_a_damaged_one_is_refused(tmp_path):
@@ -137,7 +162,7 @@ def test_costs_are_lengths_with_doubt_and_ways_that_failed_cost_more():
     assert free[4] == 0 and np.all(np.diff(free) < 0)
     doubt = 1 + 1 / np.sqrt(4)
     assert free[2] - free[3] == pytest.approx(doubt)  # place 3 has both neighbours
-    assert free[3] == pytest.approx(doubt * (1 + 3.0 / 2))  # beside place 4 nothing was reached on one of two sides
+    assert free[3] == pytest.approx(doubt * (1 + 6.0 / 2))  # beside place 4 nothing was reached on one of two sides
     graph.fail(np.array([2.5]), np.array([3.5]))
     failed = graph.costs_to(np.array([4.5]), 0.1)
     assert failed[2] - failed[3] == pytest.approx(doubt * (1 + 1 / 4))
