@@ -21,7 +21,7 @@ ROOMS = {  # each room, and the rooms that it may use; everyone may use itself a
     "data": "core hub",
     "models": "core hub",
     "wrappers": "core models",
-    "planning": "core data models wrappers",
+    "planning": "core data models wrappers evaluation",
     "training": "core data models",
     "sb3": "core hub data models wrappers",
     "evaluation": "core data models wrappers",

@@ -2,7 +2,7 @@
 
 - `rollouts`: skills held from starts that can be visited again; `report`: `evaluate_skills`; `metrics`: its formulas;
 - `agents`: `decisions` of an agent one by one, `evaluate_agent`; `statistics`: intervals over runs;
-- `plots`: skill maps and curves; `video` and `renderer`: films, also on machines without OpenGL.
+- `plots`: skill maps, curves, goal graphs; `video` and `renderer`: films, also on machines without OpenGL.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from didi_gym.evaluation.agents import Decision as Decision
     from didi_gym.evaluation.agents import decisions as decisions
     from didi_gym.evaluation.agents import evaluate_agent as evaluate_agent
+    from didi_gym.evaluation.plots import plot_goal_graph as plot_goal_graph
     from didi_gym.evaluation.plots import plot_learning_curves as plot_learning_curves
     from didi_gym.evaluation.plots import plot_skill_map as plot_skill_map
     from didi_gym.evaluation.report import SkillReport as SkillReport
@@ -41,6 +42,7 @@ _HOMES = {
     "hold_skills": "rollouts",
     "interquartile_mean": "statistics",
     "make_rendered_env": "video",
+    "plot_goal_graph": "plots",
     "plot_learning_curves": "plots",
     "plot_skill_map": "plots",
     "probability_of_improvement": "statistics",

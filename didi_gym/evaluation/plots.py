@@ -1,4 +1,4 @@
-"""Pictures of skills and of learning: simulator rollouts coloured by skill, and success over environment steps."""
+"""Pictures: simulator rollouts coloured by skill, success over environment steps, the graph that an agent plans on."""
 
 from __future__ import annotations
 
@@ -142,6 +142,82 @@ def plot_learning_curves(
     axes.margins(x=0.02)
     if len(curves) > 1:
         axes.legend(frameon=False)
+    return _save(figure, file)
+
+
+def plot_goal_graph(
+    centers: np.ndarray,
+    costs: np.ndarray,
+    file: str | Path,
+    *,
+    size: float = 0.0,
+    edges: np.ndarray | None = None,
+    failures: np.ndarray | None = None,
+    falls: np.ndarray | None = None,
+    plan: np.ndarray | None = None,
+    goal: np.ndarray | None = None,
+    title: str = "",
+    walls: np.ndarray | None = None,
+) -> Path:
+    """Draw what an agent that plans on a graph believes: places coloured by the cost of the way to the goal.
+
+    Args:
+        centers: `(n, 2)` places that were reached.
+        costs: `(n,)` of the way from each place to the goal; places without a way (inf) are drawn grey.
+        file: where to write; the ending chooses the format (png, pdf, svg).
+        size: length of a place's square, in the units of the goal; 0 draws dots.
+        edges: `(m, 2)` from which place to which a body moved, drawn as thin lines.
+        failures: `(m,)` share of the moves along each edge that failed, drawn red, the stronger the more.
+        falls: `(n,)` share of the visits of each place that ended in a fall, drawn as crosses, the larger the more.
+        plan: `(p, 2)` the way from here, drawn as a line that begins with a dot.
+        goal: `(2,)`, drawn as a star.
+        title: of the picture.
+        walls: `(w, 4)` rectangles (left, bottom, width, height), drawn grey.
+
+    Returns:
+        The file written.
+
+    Raises:
+        ImportError: matplotlib is not installed.
+        ValueError: shapes that do not fit together.
+    """
+    centers, costs = np.asarray(centers, float), np.asarray(costs, float)
+    if centers.ndim != 2 or centers.shape[1] != 2 or costs.shape != (len(centers),):
+        raise ValueError(f"expected centers (n, 2) and costs (n,), got {centers.shape} and {costs.shape}")
+    figure, axes = _figure(6.2, 5.0)
+    from matplotlib.collections import LineCollection, PatchCollection
+    from matplotlib.patches import Rectangle
+
+    for left, bottom, width, height in () if walls is None else np.asarray(walls, dtype=float):
+        axes.add_patch(Rectangle((left, bottom), width, height, facecolor="0.75", edgecolor="0.75", zorder=0))
+    known = np.isfinite(costs)
+    side = size or 0.02 * float(np.ptp(centers, axis=0).max(initial=1.0))
+    for shown, colour in ((~known, "0.88"), (known, None)):
+        squares = [Rectangle((x - side / 2, y - side / 2), side, side) for x, y in centers[shown]]
+        patches = PatchCollection(squares, facecolor=colour, edgecolor="none", zorder=1, cmap=_colour_map("viridis_r"))
+        if colour is None:
+            patches.set_array(costs[shown])
+        axes.add_collection(patches)
+        if colour is None and shown.any():
+            figure.colorbar(patches, ax=axes, shrink=0.8, label="cost of the way to the goal")
+    if edges is not None and len(edges):
+        lines = centers[np.asarray(edges)]
+        share = np.zeros(len(lines)) if failures is None else np.clip(np.asarray(failures, float), 0, 1)
+        colours = np.concatenate([np.outer(share, [0.85, 0.1, 0.1]), (0.12 + 0.8 * share)[:, None]], axis=1)
+        axes.add_collection(LineCollection(lines, colors=colours, linewidths=0.5 + 1.2 * share, zorder=2))
+    if falls is not None:
+        fallen = np.flatnonzero(np.asarray(falls) > 0)
+        strength = 90 * np.sqrt(np.asarray(falls, float)[fallen])
+        x, y = centers[fallen].T
+        axes.scatter(x, y, s=strength, c="black", marker="x", linewidths=1, zorder=3, label="falls")
+    if plan is not None and len(plan):
+        axes.plot(*np.asarray(plan, float).T, color=_LINES[1], linewidth=2.4, zorder=4, label="plan")
+        axes.plot(*np.asarray(plan, float)[:1].T, "o", color=_LINES[1], markeredgecolor="white", markersize=8, zorder=5)
+    if goal is not None:
+        axes.plot(*np.asarray(goal, float), "*", color=_LINES[4], markeredgecolor="black", markersize=15, zorder=5)
+    axes.autoscale_view()
+    axes.set_aspect("equal")
+    axes.set_title(title, fontsize=10)
     return _save(figure, file)
 
 

@@ -8,11 +8,37 @@ import numpy as np
 
 _GRID_DIMENSIONS = 3  # in more, nearly every goal would have a cell of its own
 _CLEARANCE = 6.0  # weight of the share of neighbours never reached: walls are where nobody has been
+_BACKWARDS = 0.25  # times that a move counts as made which was only made in the other direction
 _FALL = 40.0  # weight of the share of visits that ended in a fall
 
 
+class Rows:
+    """An array that grows by rows."""
+
+    def __init__(self, rows: np.ndarray) -> None:
+        self._room, self._used = rows.copy(), len(rows)
+
+    def __len__(self) -> int:
+        return self._used
+
+    @property
+    def array(self) -> np.ndarray:
+        """All rows, as a view."""
+        return self._room[: self._used]
+
+    def append(self, row: object) -> None:
+        if self._used == len(self._room):
+            self._room = np.concatenate(
+                [self._room, np.zeros((max(self._used, 64), *self._room.shape[1:]), self._room.dtype)]
+            )
+        self._room[self._used] = row
+        self._used += 1
+
+
 class GoalGraph:
-    """Nodes are places of goal space that were reached, edges are moves between them that were made.
+    """Nodes are places of goal space that were reached, edges are moves between them that were made, either way.
+
+    Whoever came from there is believed to get back there until that fails.
 
     In up to three dimensions the places are cells of a grid. In more they are landmarks, each of which stands for the
     goals within a cell's size of it.
@@ -27,13 +53,12 @@ class GoalGraph:
         self.is_grid = goal_dim <= _GRID_DIMENSIONS
         self._around = [step for step in itertools.product((-1, 0, 1), repeat=goal_dim) if any(step)]
         self._cells: dict[tuple[int, ...], int] = {}
-        self._edges: dict[tuple[int, int], int] = {}
-        self._centers: list[np.ndarray] = []
-        self._visits: list[int] = []
-        self._falls: list[float] = []
-        self._closed: list[int] = []  # of each cell, the neighbours that were reached
-        self._walked: list[int] = []
-        self._failed: list[int] = []
+        self._centers = Rows(np.zeros((0, goal_dim)))
+        self._visits, self._falls = Rows(np.zeros(0, np.int64)), Rows(np.zeros(0))
+        self._closed = Rows(np.zeros(0, np.int64))  # of each cell, the neighbours that were reached
+        self._numbers: dict[tuple[int, int], int] = {}  # of the edges
+        self._edges, self._walked = Rows(np.zeros((0, 2), np.int64)), Rows(np.zeros(0, np.int64))
+        self._failed = Rows(np.zeros(0, np.int64))
         self._onward: list[list[int]] = []
         self.version = 0
         """Raised where a new place or a new way was found, or an old one was found wanting."""
@@ -44,25 +69,35 @@ class GoalGraph:
     @property
     def centers(self) -> np.ndarray:
         """Middle of each place, `(n, goal_dim)`: of a cell, the mean of the goals that were reached in it."""
-        return np.array(self._centers).reshape(-1, self.goal_dim)
+        return self._centers.array
 
     def center(self, node: int) -> np.ndarray:
         """Middle of one place, `(goal_dim,)`."""
-        return self._centers[node]
+        return self._centers.array[node].copy()
 
     @property
     def open_sides(self) -> np.ndarray:
         """Share of each cell's neighbours that were never reached, `(n,)`: beside a wall or at the frontier."""
         if not self.is_grid:
             return np.zeros(len(self))
-        return 1 - np.array(self._closed) / len(self._around)
+        return 1 - self._closed.array / len(self._around)
+
+    @property
+    def moves(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Edges `(m, 2)` from place to place, how often each was walked `(m,)` and tried in vain `(m,)`."""
+        return self._edges.array, self._walked.array, self._failed.array
+
+    @property
+    def fall_rates(self) -> np.ndarray:
+        """Share of the visits of each place after which a body fell, `(n,)`."""
+        return self._falls.array / (self._visits.array + 1)
 
     # -- what is learned -----------------------------------------------------------------------------------------------
     def locate(self, goal: np.ndarray) -> int | None:
         """The place of a goal; None where it was never reached."""
         if self.is_grid:
             return self._cells.get(self._cell(goal))
-        if not self._centers:
+        if not len(self):
             return None
         distance = np.linalg.norm(self.centers - goal, axis=1)
         nearest = int(distance.argmin())
@@ -82,9 +117,9 @@ class GoalGraph:
             for step in self._around:
                 beside = self._cells.get(tuple(a + b for a, b in zip(cell, step, strict=True)))
                 if beside is not None:
-                    self._closed[beside] += 1
+                    self._closed.array[beside] += 1
                     closed += 1
-        self._centers.append(np.array(goal, float))
+        self._centers.append(goal)
         self._visits.append(0)
         self._falls.append(0.0)
         self._closed.append(closed)
@@ -99,61 +134,68 @@ class GoalGraph:
             node = self._reach(goal)
             if node == before:
                 continue
-            self._visits[node] += 1
+            self._visits.array[node] += 1
             if self.is_grid:
-                self._centers[node] += (goal - self._centers[node]) / self._visits[node]
+                self._centers.array[node] += (goal - self._centers.array[node]) / self._visits.array[node]
             if before is not None:
-                edge = self._edges.get((before, node))
-                if edge is None:
-                    self._edges[before, node] = len(self._walked)
-                    self._onward[before].append(node)
-                    self._walked.append(1)
-                    self._failed.append(0)
-                    self.version += 1
-                else:
-                    self._walked[edge] += 1
+                edge = self._edge(before, node)
+                self._walked.array[edge] += 1
+                self._edge(node, before)
             before = node
+
+    def _edge(self, start: int, end: int) -> int:
+        """The edge between two places, new where there was none."""
+        edge = self._numbers.setdefault((start, end), len(self._edges))
+        if edge == len(self._edges):
+            self._edges.append((start, end))
+            self._onward[start].append(end)
+            self._walked.append(0)
+            self._failed.append(0)
+            self.version += 1
+        return edge
 
     def fail(self, start: np.ndarray, goal: np.ndarray) -> None:
         """Learn that a move from one goal to another, in a neighbouring place, was tried and did not get there."""
-        edge = self._edges.get((self.locate(start), self.locate(goal)))  # type: ignore[arg-type]
+        edge = self._numbers.get((self.locate(start), self.locate(goal)))  # type: ignore[arg-type]
         if edge is not None:
-            self._failed[edge] += 1
+            self._failed.array[edge] += 1
             self.version += 1
 
     def fall(self, goals: np.ndarray) -> None:
         """Learn that on the way along goals `(n, goal_dim)` a body got into a state that it could not leave."""
         for goal in goals:
-            self._falls[self._reach(goal)] += 1 / len(goals)
+            self._falls.array[self._reach(goal)] += 1 / len(goals)
         self.version += 1
 
     # -- what is asked -------------------------------------------------------------------------------------------------
-    def costs_to(self, goal: np.ndarray, radius: float) -> np.ndarray:
+    def costs_to(self, goal: np.ndarray, radius: float, within: float = np.inf) -> np.ndarray:
         """Cost of the way from each place to those within `radius` of a goal, in cells `(n,)`, inf where there is none.
 
         A move costs its length, more where it was made seldom or tried in vain, beside places never reached (which
-        keeps clear of walls), and where bodies fell.
+        keeps clear of walls), and where bodies fell. Ways that cost more than `within` count as none, which is quick.
         """
-        return self._settle(np.linalg.norm(self.centers - goal, axis=1) <= radius, backwards=True)
+        return self._settle(np.linalg.norm(self.centers - goal, axis=1) <= radius, backwards=True, within=within)
 
     def costs_from(self, node: int) -> np.ndarray:
         """Cost of the way from a place to every other, in cells `(n,)`; inf where none is known."""
         return self._settle(np.arange(len(self)) == node, backwards=False)
 
-    def _settle(self, sources: np.ndarray, backwards: bool) -> np.ndarray:
+    def _settle(self, sources: np.ndarray, backwards: bool, within: float = np.inf) -> np.ndarray:
         """Value iteration (Bellman-Ford) over the edges."""
         costs = np.where(sources, 0.0, np.inf)
-        if not self._edges:
+        if not len(self._edges):
             return costs
-        a, b = np.array(list(self._edges)).T
-        walked, failed = np.array(self._walked), np.array(self._failed)
-        entering = 1 + _CLEARANCE * self.open_sides + _FALL * np.array(self._falls) / (np.array(self._visits) + 1)
+        edges, walked, failed = self.moves
+        a, b = edges.T
+        entering = 1 + _CLEARANCE * self.open_sides + _FALL * self.fall_rates
         length = np.linalg.norm(self.centers[a] - self.centers[b], axis=1) / self.size
-        move = length * (1 + walked**-0.5) * (1 + failed / walked) * entering[b]
+        times = np.maximum(walked, _BACKWARDS)
+        move = length * (1 + times**-0.5) * (1 + failed / times) * entering[b]
         before, after = (b, a) if backwards else (a, b)
         while True:
             settled = costs.copy()
             np.minimum.at(costs, after, costs[before] + move)
+            costs[costs > within] = np.inf
             if np.array_equal(settled, costs):
                 return costs
 
@@ -179,14 +221,15 @@ class GoalGraph:
     # -- what is stored ------------------------------------------------------------------------------------------------
     def arrays(self) -> dict[str, np.ndarray]:
         """All that it has learned, from which `restored` makes it again."""
+        edges, walked, failed = self.moves
         return {
             "cells": np.array(list(self._cells), np.int64).reshape(-1, self.goal_dim),
             "centers": self.centers,
-            "visits": np.array(self._visits, np.int64),
-            "falls": np.array(self._falls),
-            "edges": np.array(list(self._edges), np.int64).reshape(-1, 2),
-            "walked": np.array(self._walked, np.int64),
-            "failed": np.array(self._failed, np.int64),
+            "visits": self._visits.array,
+            "falls": self._falls.array,
+            "edges": edges,
+            "walked": walked,
+            "failed": failed,
         }
 
     @classmethod
@@ -211,10 +254,9 @@ class GoalGraph:
             graph._reach(place)
         if len(graph) != n:
             raise ValueError("the cells of the graph are not one for each place")
-        graph._centers = list(arrays["centers"].astype(float))
-        graph._visits, graph._falls = arrays["visits"].tolist(), arrays["falls"].tolist()
-        graph._walked, graph._failed = arrays["walked"].tolist(), arrays["failed"].tolist()
+        for name in ("centers", "visits", "falls", "edges", "walked", "failed"):
+            setattr(graph, f"_{name}", Rows(arrays[name]))
         for i, (a, b) in enumerate(edges.tolist()):
-            graph._edges[a, b] = i
+            graph._numbers[a, b] = i
             graph._onward[a].append(b)
         return graph

@@ -17,6 +17,7 @@ from gymnasium.vector import VectorEnv, VectorWrapper
 from didi_gym.core.env_rows import EnvRows, Step
 from didi_gym.core.files import SafeFileError, in_short
 from didi_gym.core.progress import progress as progress_bar
+from didi_gym.evaluation.plots import plot_goal_graph
 from didi_gym.models.weights import load_info, load_tensors, write_tensors
 from didi_gym.planning.goal_graph import GoalGraph
 from didi_gym.planning.skill_model import SkillModel
@@ -32,6 +33,8 @@ _HELPLESS = 6  # after which, in training, the episode counts as a fall and is l
 _WANDERING = 0.15  # share of training episodes that begin by wandering
 _WANDER_STEPS = 150  # low-level steps of it
 _RECENT = 20  # episodes over which progress is shown
+_OUTWARD = 3  # decisions from a frontier into the unknown before the next plan
+_DETOUR = 10.0  # cells by which the body may stray from its way to a frontier before that is planned anew
 _REPLAN = 20  # decisions after which a plan is renewed if the graph has changed
 
 
@@ -261,6 +264,7 @@ class SkillGraph:
         if trip.frontier is not None:
             if cost == 0:  # arrived: go on into the unknown, towards the goal or at random
                 trip.frontier, trip.costs = None, None
+                trip.hold = _OUTWARD
                 return goal if self.random.random() < 0.5 else None
         elif np.linalg.norm(goal - here) < _NEAR * graph.size and (cost < 3 * _NEAR or not np.isfinite(cost)):
             return goal
@@ -297,7 +301,8 @@ class SkillGraph:
         best = int(score.argmin())
         if np.isfinite(score[best]):
             self._tries[best] = self._tries.get(best, 0) + 1
-            trip.frontier, trip.costs = best, graph.costs_to(graph.center(best), graph.size / 2)
+            within = 1.5 * reach[best] + _DETOUR
+            trip.frontier, trip.costs = best, graph.costs_to(graph.center(best), graph.size / 2, within)
 
     def _rejoin(self, here: np.ndarray, trip: _Trip) -> np.ndarray | None:
         """The nearest known place from which a way is known; None where there is none close by."""
@@ -366,6 +371,53 @@ class SkillGraph:
         rows = [{key: value[i] for key, value in observation.items()} if many else observation for i in range(n)]
         actions = [self._decide(row, trip) for row, trip in zip(rows, trips, strict=True)]
         return (np.stack(actions) if many else actions[0]), tuple(trips)
+
+    def plan(self, observation: dict[str, Any]) -> np.ndarray:
+        """The way that it would go from an observation's achieved goal to the desired one, `(p, goal_dim)`.
+
+        Empty where it knows no way. The last place is the goal's, not the goal itself.
+        """
+        if self.graph is None:
+            return np.zeros((0, self.goal_dim))
+        achieved, goal = (np.asarray(observation[key], float).ravel() for key in ("achieved_goal", "desired_goal"))
+        costs, node = self.graph.costs_to(goal, self.graph.size), self.graph.locate(achieved)
+        if node is None or not np.isfinite(costs[node]):
+            return np.zeros((0, self.goal_dim))
+        return np.stack([achieved, *(self.graph.center(i) for i in self.graph.path(node, costs, len(self.graph)))])
+
+    def plot(self, file: str | Path, observation: dict[str, Any], *, walls: np.ndarray | None = None) -> Path:
+        """Draw what it believes: places, moves, failures, falls, and costs and plan for an observation's goal.
+
+        Args:
+            file: Where to write; the ending chooses the format (png, pdf, svg).
+            observation: Of one environment.
+            walls: See `didi_gym.evaluation.plot_goal_graph`.
+
+        Raises:
+            ImportError: matplotlib is not installed.
+            ValueError: goals are not two-dimensional, or nothing was learned yet.
+        """
+        if self.goal_dim != 2 or self.graph is None:
+            raise ValueError(
+                f"a picture needs goals of 2 numbers and an agent that has learned; goals have {self.goal_dim}, "
+                f"{0 if self.graph is None else len(self.graph)} places are known"
+            )
+        graph, goal = self.graph, np.asarray(observation["desired_goal"], float).ravel()
+        edges, walked, failed = graph.moves
+        steps = f"{self.low_level_steps:,} low-level steps, {len(graph)} places"
+        return plot_goal_graph(
+            graph.centers,
+            graph.costs_to(goal, graph.size),
+            file,
+            size=graph.size,
+            edges=edges,
+            failures=failed / (walked + failed),
+            falls=graph.fall_rates,
+            plan=self.plan(observation),
+            goal=goal,
+            title=steps,
+            walls=walls,
+        )
 
     # -- storing -------------------------------------------------------------------------------------------------------
     def save(self, path: str | Path) -> Path:

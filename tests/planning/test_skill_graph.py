@@ -169,7 +169,10 @@ def test_costs_are_lengths_with_doubt_and_ways_that_failed_cost_more():
     graph.fall(np.array([[3.5]]))
     assert graph.costs_to(np.array([4.5]), 0.1)[2] > failed[2] + 1
     assert graph.path(0, failed, 2) == [1, 2] and graph.path(3, failed, 9) == [4]
-    assert np.isinf(graph.costs_to(np.array([0.5]), 0.1)[1:]).all(), "nobody walked back"
+    back = graph.costs_to(np.array([0.5]), 0.1)
+    assert back[2] - back[1] == pytest.approx(3.0), "nobody walked back, which is dear but not out of the question"
+    graph.fail(np.array([2.5]), np.array([1.5]))
+    assert graph.costs_to(np.array([0.5]), 0.1)[2] - back[1] == pytest.approx(15.0)
     assert graph.costs_from(0)[4] == pytest.approx(graph.costs_to(np.array([4.5]), 0.1)[0])
 
 
