@@ -23,7 +23,7 @@ ROOMS = {  # each room, and the rooms that it may use; everyone may use itself a
     "wrappers": "core models",
     "planning": "core data models wrappers evaluation",
     "training": "core data models",
-    "sb3": "core hub data models wrappers",
+    "sb3": "core hub data models wrappers evaluation",
     "evaluation": "core data models wrappers",
     "cli": "core hub data models wrappers planning training sb3 evaluation",
 }

@@ -52,9 +52,17 @@ when they are opened, so loading one from there asks for trust in its owner:
     >>> push_agent_to_hub(agent, "owner/cheetah-sac")
     >>> agent = load_agent_from_hub(SAC, "owner/cheetah-sac", trust=True)
 
+Progress is comparable between agents only in low-level steps, which `LowLevelEvalCallback` counts:
+
+    >>> agent.learn(10**9, callback=LowLevelEvalCallback(test_env, every=10_000, until=100_000))
+
+And an agent need not begin from nothing: `store_transitions` fills its replay buffer with what a
+`didi_gym.planning.SkillGraph` does.
+
 The files of this room: `off_policy` and `on_policy` (replay and rollout buffers, and the agents that need their own),
 `maskable` (with sb3-contrib), `vec_env` (the environments), `features` (of a relative goal), `agents` and `agent_hub`
-(saving and publishing), `lengths` (what all buffers need), `recorded` (policies that SB3 saved, as behaviours).
+(saving and publishing), `callbacks`, `transitions` (of another agent), `lengths` (what all buffers need), `recorded`
+(policies that SB3 saved, as behaviours).
 """
 
 from __future__ import annotations
@@ -63,9 +71,11 @@ from typing import TYPE_CHECKING, Any
 
 from didi_gym.sb3.agent_hub import load_agent_from_hub, push_agent_to_hub
 from didi_gym.sb3.agents import SkillPolicyMismatch, load_agent, policy_sha256, save_agent
+from didi_gym.sb3.callbacks import LowLevelEvalCallback
 from didi_gym.sb3.features import RelativeGoalExtractor
 from didi_gym.sb3.off_policy import SUCCESS_TOLERANCE, SkillDictReplayBuffer, SkillHerReplayBuffer, SkillReplayBuffer
 from didi_gym.sb3.on_policy import SkillA2C, SkillDictRolloutBuffer, SkillPPO, SkillRolloutBuffer
+from didi_gym.sb3.transitions import store_transitions
 from didi_gym.sb3.vec_env import SkillActionVecEnvWrapper, make_vec_env
 
 if TYPE_CHECKING:
@@ -75,6 +85,7 @@ _NEEDS_CONTRIB = frozenset({"SkillMaskableDictRolloutBuffer", "SkillMaskablePPO"
 
 __all__ = [
     "SUCCESS_TOLERANCE",
+    "LowLevelEvalCallback",
     "RelativeGoalExtractor",
     "SkillA2C",
     "SkillActionVecEnvWrapper",
@@ -91,6 +102,7 @@ __all__ = [
     "policy_sha256",
     "push_agent_to_hub",
     "save_agent",
+    "store_transitions",
 ]
 
 
