@@ -18,6 +18,7 @@ _LIGHT = np.array([-0.35, -0.45, 0.82])
 _SKY, _LIGHT_TILE, _DARK_TILE = np.array([[247, 249, 251], [236, 239, 243], [206, 213, 221]], dtype=np.float32)
 _SLATE = np.array([0.55, 0.60, 0.67])  # what does not move is drawn mostly in this colour: the body stands out
 _SHADOW = (120, 130, 142)
+_TRACE, _TRACE_COLOUR = 0.005, (213, 94, 0)  # half the width of a path, in camera distances; vermillion
 _SUPERSAMPLING = 2
 _CORNERS = np.array([[x, y, z] for x in (-1, 1) for y in (-1, 1) for z in (-1, 1)], dtype=float)
 _FACES = (  # corners of each face in order around it, and its outward normal
@@ -106,8 +107,8 @@ class Scene:
         self.dark_floor = (_SKY + fade[:, None] * (_DARK_TILE - _SKY))[:, None]  # (rows, 1, 3)
         self.light_floor = (fade[:, None] * (_LIGHT_TILE - _DARK_TILE))[:, None]  # to be added on light tiles
 
-    def draw(self, data: Any) -> np.ndarray:
-        """The scene as it is now, `(height, width, 3)` uint8."""
+    def draw(self, data: Any, path: np.ndarray | None = None) -> np.ndarray:
+        """The scene as it is now, `(height, width, 3)` uint8, with a path `(n, 2)` on its floor."""
         image_module, draw_module, filter_module, _ = _pillow()
         target = data.xpos[self.body] + self.offset
         target[2] = self.target_height
@@ -129,6 +130,8 @@ class Scene:
         image = image.resize(larger, image_module.Resampling.NEAREST)
         pen = draw_module.Draw(image)
         nearest = 0.05 * self.distance
+        if path is not None and len(path) > 1:
+            self._trace(pen, np.column_stack([path, np.full(len(path), self.floor or 0.0)]), nearest)
         for kind, points, radius, frame, colour in solids:
             if self._depth(points).min() > nearest:
                 paint = {_CAPSULE: self._capsule, _CYLINDER: self._cylinder, _BOX: self._box}[kind]
@@ -164,6 +167,13 @@ class Scene:
         seen = points - self.eye
         plane = np.stack([seen @ self.right, -(seen @ self.up)], axis=-1) / (seen @ self.forward)[:, None]
         return factor * (np.array([self.width, self.height]) / 2 + self.scale * plane)
+
+    def _trace(self, pen: Any, points: np.ndarray, nearest: float) -> None:
+        """A line on the floor from point to point, in as far as it lies before the camera."""
+        seen = points[self._depth(points) > nearest]
+        pixels, radii = self._project(seen), _SUPERSAMPLING * self.scale * _TRACE * self.distance / self._depth(seen)
+        for i in range(len(seen) - 1):
+            _strip(pen, pixels[i : i + 2], radii[i : i + 2], tuple(_TRACE_COLOUR))
 
     def _shadow(self, pen: ImageDraw.ImageDraw, ends: np.ndarray, radius: float) -> None:
         above = np.maximum(ends[:, 2:] - self.floor, 0)

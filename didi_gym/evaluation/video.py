@@ -51,17 +51,23 @@ class Camera:
                 "to draw; make it with render_mode='rgb_array'"
             )
 
-    def frame(self, caption: str = "") -> np.ndarray:
+    def frame(self, caption: str = "", path: np.ndarray | None = None) -> np.ndarray:
         """The environment as it is now, with a caption in the lower left corner.
+
+        Args:
+            caption: some words.
+            path: `(n, 2)` points of the floor, joined by a line: where an agent means to go. Drawn scenes only.
 
         Returns:
             `(height, width, 3)` uint8.
 
         Raises:
-            RuntimeError: the environment rendered no picture.
+            RuntimeError: the environment rendered no picture, or a path is given and there is no scene to draw it in.
         """
         simulation = mujoco_of(self.env)
-        picture = self._rendered() if simulation is None else self._drawn(*simulation)
+        if simulation is None and path is not None:
+            raise RuntimeError(f"{self.env} holds no MuJoCo scene that a path could be drawn in")
+        picture = self._rendered() if simulation is None else self._drawn(*simulation, path)
         return with_caption(picture, caption) if caption else picture
 
     def _rendered(self) -> np.ndarray:
@@ -70,10 +76,10 @@ class Camera:
             raise RuntimeError(f"{self.env} rendered no picture, but {type(picture).__name__}")
         return np.array(picture, dtype=np.uint8)
 
-    def _drawn(self, model: Any, data: Any) -> np.ndarray:
+    def _drawn(self, model: Any, data: Any, path: np.ndarray | None) -> np.ndarray:
         if self._scene is None or self._scene.model is not model:
             self._scene = Scene(model, data, *self._size, self._follow)
-        return self._scene.draw(data)
+        return self._scene.draw(data, path)
 
 
 def make_rendered_env(env_id: str | EnvSpec, **kwargs: Any) -> gym.Env:

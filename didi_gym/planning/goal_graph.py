@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import dataclass
 
 import numpy as np
 
 _GRID_DIMENSIONS = 3  # in more, nearly every goal would have a cell of its own
 _CLEARANCE = 6.0  # weight of the share of neighbours never reached: walls are where nobody has been
 _BACKWARDS = 0.25  # times that a move counts as made which was only made in the other direction
+_MEMORY = 0.8  # of the times that a move was made, when it fails, and of its failures, when it is made
+_CLOSED = 10.0  # times as often failed as made: no way leads there any more, and others are looked for
 _FALL = 40.0  # weight of the share of visits that ended in a fall
 
 
@@ -35,6 +38,28 @@ class Rows:
         self._used += 1
 
 
+@dataclass(frozen=True)
+class Ways:
+    """The best way from every place of a graph, as it was when they were found."""
+
+    costs: np.ndarray
+    """Of the way, in cells, `(n,)`; inf where there is none."""
+    following: np.ndarray
+    """The next place on it, `(n,)`; -1 at its end and where there is none."""
+
+    def cost(self, node: int | None) -> float:
+        return np.inf if node is None or node >= len(self.costs) else float(self.costs[node])
+
+    def path(self, start: int, length: int) -> list[int]:
+        """The places after `start`, at most `length`."""
+        nodes: list[int] = []
+        here = start if start < len(self.following) else -1
+        while len(nodes) < length and here >= 0 and self.following[here] >= 0:
+            here = int(self.following[here])
+            nodes.append(here)
+        return nodes
+
+
 class GoalGraph:
     """Nodes are places of goal space that were reached, edges are moves between them that were made, either way.
 
@@ -57,9 +82,7 @@ class GoalGraph:
         self._visits, self._falls = Rows(np.zeros(0, np.int64)), Rows(np.zeros(0))
         self._closed = Rows(np.zeros(0, np.int64))  # of each cell, the neighbours that were reached
         self._numbers: dict[tuple[int, int], int] = {}  # of the edges
-        self._edges, self._walked = Rows(np.zeros((0, 2), np.int64)), Rows(np.zeros(0, np.int64))
-        self._failed = Rows(np.zeros(0, np.int64))
-        self._onward: list[list[int]] = []
+        self._edges, self._walked, self._failed = Rows(np.zeros((0, 2), np.int64)), Rows(np.zeros(0)), Rows(np.zeros(0))
         self.version = 0
         """Raised where a new place or a new way was found, or an old one was found wanting."""
 
@@ -84,7 +107,7 @@ class GoalGraph:
 
     @property
     def moves(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Edges `(m, 2)` from place to place, how often each was walked `(m,)` and tried in vain `(m,)`."""
+        """Edges `(m, 2)` from place to place, how often each was walked `(m,)` and tried in vain `(m,)`, of late."""
         return self._edges.array, self._walked.array, self._failed.array
 
     @property
@@ -123,7 +146,6 @@ class GoalGraph:
         self._visits.append(0)
         self._falls.append(0.0)
         self._closed.append(closed)
-        self._onward.append([])
         self.version += 1
         return node
 
@@ -140,6 +162,7 @@ class GoalGraph:
             if before is not None:
                 edge = self._edge(before, node)
                 self._walked.array[edge] += 1
+                self._failed.array[edge] *= _MEMORY
                 self._edge(node, before)
             before = node
 
@@ -148,17 +171,17 @@ class GoalGraph:
         edge = self._numbers.setdefault((start, end), len(self._edges))
         if edge == len(self._edges):
             self._edges.append((start, end))
-            self._onward[start].append(end)
             self._walked.append(0)
             self._failed.append(0)
             self.version += 1
         return edge
 
-    def fail(self, start: np.ndarray, goal: np.ndarray) -> None:
-        """Learn that a move from one goal to another, in a neighbouring place, was tried and did not get there."""
-        edge = self._numbers.get((self.locate(start), self.locate(goal)))  # type: ignore[arg-type]
+    def fail(self, start: int | None, end: int | None) -> None:
+        """Learn that a move from a place to another was tried and did not get there; no move there was, no failure."""
+        edge = self._numbers.get((start, end))  # type: ignore[arg-type]
         if edge is not None:
             self._failed.array[edge] += 1
+            self._walked.array[edge] *= _MEMORY
             self.version += 1
 
     def fall(self, goals: np.ndarray) -> None:
@@ -168,48 +191,37 @@ class GoalGraph:
         self.version += 1
 
     # -- what is asked -------------------------------------------------------------------------------------------------
-    def costs_to(self, goal: np.ndarray, radius: float, within: float = np.inf) -> np.ndarray:
-        """Cost of the way from each place to those within `radius` of a goal, in cells `(n,)`, inf where there is none.
+    def ways_to(self, goal: np.ndarray, radius: float, within: float = np.inf) -> Ways:
+        """The best ways from every place to those within `radius` of a goal.
 
-        A move costs its length, more where it was made seldom or tried in vain, beside places never reached (which
-        keeps clear of walls), and where bodies fell. Ways that cost more than `within` count as none, which is quick.
+        A move costs its length in cells, more where it was made seldom or tried in vain, beside places never reached
+        (which keeps clear of walls), and where bodies fell. Ways that cost more than `within` count as none, which is
+        quick.
         """
-        return self._settle(np.linalg.norm(self.centers - goal, axis=1) <= radius, backwards=True, within=within)
+        starts, ends, moves = self._moves_costs()
+        aims = np.linalg.norm(self.centers - goal, axis=1) <= radius
+        costs = _settle(np.where(aims, 0.0, np.inf), ends, starts, moves, within)
+        following = np.full(len(self), -1)
+        with np.errstate(invalid="ignore"):  # inf - inf
+            best = (costs[starts] > 0) & (costs[ends] + moves <= costs[starts] * (1 + 1e-12))
+        best &= np.isfinite(costs[starts])
+        following[starts[best]] = ends[best]
+        return Ways(costs, following)
 
     def costs_from(self, node: int) -> np.ndarray:
-        """Cost of the way from a place to every other, in cells `(n,)`; inf where none is known."""
-        return self._settle(np.arange(len(self)) == node, backwards=False)
+        """Cost of the best way from a place to every other, in cells `(n,)`; inf where there is none."""
+        starts, ends, moves = self._moves_costs()
+        return _settle(np.where(np.arange(len(self)) == node, 0.0, np.inf), starts, ends, moves)
 
-    def _settle(self, sources: np.ndarray, backwards: bool, within: float = np.inf) -> np.ndarray:
-        """Value iteration (Bellman-Ford) over the edges."""
-        costs = np.where(sources, 0.0, np.inf)
-        if not len(self._edges):
-            return costs
+    def _moves_costs(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Of every move where it starts, where it ends, and what it costs; inf where it cannot be made any more."""
         edges, walked, failed = self.moves
-        a, b = edges.T
+        starts, ends = edges.T
         entering = 1 + _CLEARANCE * self.open_sides + _FALL * self.fall_rates
-        length = np.linalg.norm(self.centers[a] - self.centers[b], axis=1) / self.size
+        length = np.linalg.norm(self.centers[starts] - self.centers[ends], axis=1) / self.size
         times = np.maximum(walked, _BACKWARDS)
-        move = length * (1 + times**-0.5) * (1 + failed / times) * entering[b]
-        before, after = (b, a) if backwards else (a, b)
-        while True:
-            settled = costs.copy()
-            np.minimum.at(costs, after, costs[before] + move)
-            costs[costs > within] = np.inf
-            if np.array_equal(settled, costs):
-                return costs
-
-    def path(self, start: int, costs: np.ndarray, length: int) -> list[int]:
-        """Places after `start` down the costs of `costs_to`, at most `length`."""
-        nodes: list[int] = []
-        here = start
-        while len(nodes) < length and costs[here] > 0:
-            best = min(self._onward[here], key=lambda node: costs[node], default=here)
-            if costs[best] >= costs[here]:
-                break
-            nodes.append(best)
-            here = best
-        return nodes
+        costs = length * (1 + times**-0.5) * (1 + failed / times) * entering[ends]
+        return starts, ends, np.where(failed > _CLOSED * times, np.inf, costs)
 
     def is_open(self, start: np.ndarray, goal: np.ndarray) -> bool:
         """Whether the straight way from one goal to another leads through reached cells only; landmarks do not tell."""
@@ -258,5 +270,16 @@ class GoalGraph:
             setattr(graph, f"_{name}", Rows(arrays[name]))
         for i, (a, b) in enumerate(edges.tolist()):
             graph._numbers[a, b] = i
-            graph._onward[a].append(b)
         return graph
+
+
+def _settle(
+    costs: np.ndarray, before: np.ndarray, after: np.ndarray, moves: np.ndarray, within: float = np.inf
+) -> np.ndarray:
+    """Costs `(n,)` with none that a move `before -> after` could lower: value iteration (Bellman-Ford)."""
+    while True:
+        settled = costs.copy()
+        np.minimum.at(costs, after, costs[before] + moves)
+        costs[costs > within] = np.inf
+        if np.array_equal(settled, costs):
+            return costs

@@ -19,7 +19,7 @@ from didi_gym.core.files import SafeFileError, in_short
 from didi_gym.core.progress import progress as progress_bar
 from didi_gym.evaluation.plots import plot_goal_graph
 from didi_gym.models.weights import load_info, load_tensors, write_tensors
-from didi_gym.planning.goal_graph import GoalGraph
+from didi_gym.planning.goal_graph import GoalGraph, Ways
 from didi_gym.planning.skill_model import SkillModel
 
 _CANDIDATES = 32  # skills compared for a wanted direction
@@ -57,17 +57,21 @@ class _Trip:
     """Lowest cost of the way that was left since the last plan."""
     idle: int = 0
     """Decisions in a row after which it was no lower."""
+    way: tuple[int, int] | None = None
+    """The move from place to place that the decision makes, where it makes a single one."""
+    circled: tuple[int, int] | None = None
+    """The move that was given up for bringing the goal no closer."""
     hold: int = 0
     """Decisions for which a random skill goes on."""
     wander: float = 0.0
     """Low-level steps for which the episode wanders."""
     frontier: int | None = None
     """The node from which unknown places are explored, while the goal is out of reach."""
-    costs: np.ndarray | None = None
-    """To the goal or the frontier, from every node."""
+    ways: Ways | None = None
+    """To the goal or the frontier."""
     version: int = -1
     age: int = 0
-    """Of the costs, in decisions."""
+    """Of the ways, in decisions."""
     past: list[np.ndarray] = field(default_factory=list)
     steps: int = 0
     """Low-level ones."""
@@ -207,7 +211,10 @@ class SkillGraph:
         self.graph.walk(path)
         if trip.expected is not None and not trip.hold and _is_stuck(moved, trip.expected):
             ahead = trip.expected / max(float(np.linalg.norm(trip.expected)), 1e-9) * self.graph.size
-            self.graph.fail(trip.achieved, trip.achieved + ahead)
+            straight = (self.graph.locate(trip.achieved), self.graph.locate(trip.achieved + ahead))
+            self.graph.fail(*(trip.way or straight))
+        elif trip.circled is not None:
+            self.graph.fail(*trip.circled)
 
     # -- deciding ------------------------------------------------------------------------------------------------------
     def _decide(self, observation: dict[str, Any], trip: _Trip) -> Any:
@@ -224,8 +231,9 @@ class SkillGraph:
         trip.achieved = achieved
         trip.wander -= self.durations[trip.choice]
         trip.hold, trip.age = max(trip.hold - 1, 0), trip.age + 1
+        last, trip.way, trip.circled = trip.way, None, None
         if trip.hold == 0:
-            target = self._target(trip)
+            target = self._target(trip, last)
             if target is None:
                 self._wander(trip)
             else:
@@ -247,23 +255,23 @@ class SkillGraph:
         trip.skill = int(self.random.choice(choices)) if len(choices) else trip.skill
         trip.hold = 2 if trip.stuck else int(self.random.integers(2, 7))
 
-    def _target(self, trip: _Trip) -> np.ndarray | None:
-        """Where to go now; None: anywhere, at random."""
+    def _target(self, trip: _Trip, last: tuple[int, int] | None) -> np.ndarray | None:
+        """Where to go now, after the move `last`; None: anywhere, at random."""
         graph, here, goal = self.graph, trip.achieved, trip.goal
         assert here is not None and goal is not None
         if graph is None or trip.wander > 0:
             return None
         if trip.stuck >= _STUCK and trip.stuck % _STUCK == 0:
-            trip.costs = None
+            trip.ways = None
             return None  # something else for a while
-        if trip.costs is None or (trip.age >= _REPLAN and trip.version != graph.version):
+        if trip.ways is None or (trip.age >= _REPLAN and trip.version != graph.version):
             self._plan(trip)
-        assert trip.costs is not None
+        assert trip.ways is not None
         node = graph.locate(here)
-        cost = np.inf if node is None or node >= len(trip.costs) else trip.costs[node]
+        cost = trip.ways.cost(node)
         if trip.frontier is not None:
             if cost == 0:  # arrived: go on into the unknown, towards the goal or at random
-                trip.frontier, trip.costs = None, None
+                trip.frontier, trip.ways = None, None
                 trip.hold = _OUTWARD
                 return goal if self.random.random() < 0.5 else None
         elif np.linalg.norm(goal - here) < _NEAR * graph.size and (cost < 3 * _NEAR or not np.isfinite(cost)):
@@ -273,15 +281,17 @@ class SkillGraph:
         trip.idle = 0 if cost < trip.cheapest else trip.idle + 1
         trip.cheapest = min(cost, trip.cheapest)
         if trip.idle >= _LOITERING:
-            trip.idle, trip.cheapest = 0, np.inf
+            trip.idle, trip.cheapest, trip.circled = 0, np.inf, last
             return None
-        ahead = graph.path(node, _padded(trip.costs, len(graph)), _LOOKAHEAD)
+        ahead = trip.ways.path(node, _LOOKAHEAD)
         if not ahead:
             return goal if trip.frontier is None else graph.center(trip.frontier)
-        seen = [
-            node for node in ahead[1:] if not trip.stuck and not trip.idle and graph.is_open(here, graph.center(node))
-        ]
-        return graph.center(seen[-1] if seen else ahead[0])
+        if not trip.stuck and not trip.idle:
+            for far in reversed(ahead[1:]):
+                if graph.is_open(here, graph.center(far)):
+                    return graph.center(far)
+        trip.way = (node, ahead[0])
+        return graph.center(ahead[0])
 
     def _plan(self, trip: _Trip) -> None:
         """Costs to the goal or, where no way is known, to the most promising frontier."""
@@ -289,9 +299,9 @@ class SkillGraph:
         assert graph is not None and trip.goal is not None and trip.achieved is not None
         trip.age, trip.version, trip.frontier = 0, graph.version, None
         trip.idle, trip.cheapest = 0, np.inf
-        trip.costs = graph.costs_to(trip.goal, graph.size)
+        trip.ways = graph.ways_to(trip.goal, graph.size)
         node = graph.locate(trip.achieved)
-        if node is None or np.isfinite(trip.costs[node]):
+        if node is None or np.isfinite(trip.ways.cost(node)):
             return
         reach = graph.costs_from(node)
         rest = np.linalg.norm(graph.centers - trip.goal, axis=1) / graph.size  # as if all that is unknown were free
@@ -302,13 +312,13 @@ class SkillGraph:
         if np.isfinite(score[best]):
             self._tries[best] = self._tries.get(best, 0) + 1
             within = 1.5 * reach[best] + _DETOUR
-            trip.frontier, trip.costs = best, graph.costs_to(graph.center(best), graph.size / 2, within)
+            trip.frontier, trip.ways = best, graph.ways_to(graph.center(best), graph.size / 2, within)
 
     def _rejoin(self, here: np.ndarray, trip: _Trip) -> np.ndarray | None:
         """The nearest known place from which a way is known; None where there is none close by."""
-        graph, costs = self.graph, trip.costs
-        assert graph is not None and costs is not None
-        known = np.flatnonzero(np.isfinite(costs))
+        graph, ways = self.graph, trip.ways
+        assert graph is not None and ways is not None
+        known = np.flatnonzero(np.isfinite(ways.costs))
         if not len(known):
             return None
         centers = graph.centers[known]
@@ -316,7 +326,7 @@ class SkillGraph:
         near = distance < 3
         if not near.any():
             return None
-        score = np.where(near, 2 * distance + costs[known], np.inf)
+        score = np.where(near, 2 * distance + ways.costs[known], np.inf)
         return centers[int(score.argmin())]
 
     def _is_near(self, way: np.ndarray) -> bool:
@@ -380,10 +390,10 @@ class SkillGraph:
         if self.graph is None:
             return np.zeros((0, self.goal_dim))
         achieved, goal = (np.asarray(observation[key], float).ravel() for key in ("achieved_goal", "desired_goal"))
-        costs, node = self.graph.costs_to(goal, self.graph.size), self.graph.locate(achieved)
-        if node is None or not np.isfinite(costs[node]):
+        ways, node = self.graph.ways_to(goal, self.graph.size), self.graph.locate(achieved)
+        if node is None or not np.isfinite(ways.cost(node)):
             return np.zeros((0, self.goal_dim))
-        return np.stack([achieved, *(self.graph.center(i) for i in self.graph.path(node, costs, len(self.graph)))])
+        return np.stack([achieved, *(self.graph.center(i) for i in ways.path(node, len(self.graph)))])
 
     def plot(self, file: str | Path, observation: dict[str, Any], *, walls: np.ndarray | None = None) -> Path:
         """Draw what it believes: places, moves, failures, falls, and costs and plan for an observation's goal.
@@ -407,11 +417,11 @@ class SkillGraph:
         steps = f"{self.low_level_steps:,} low-level steps, {len(graph)} places"
         return plot_goal_graph(
             graph.centers,
-            graph.costs_to(goal, graph.size),
+            graph.ways_to(goal, graph.size).costs,
             file,
             size=graph.size,
             edges=edges,
-            failures=failed / (walked + failed),
+            failures=failed / np.maximum(walked + failed, 1),
             falls=graph.fall_rates,
             plan=self.plan(observation),
             goal=goal,
@@ -494,8 +504,3 @@ def _attribute(env: gym.Env | VectorEnv, name: str) -> Any:
     while isinstance(env, VectorWrapper) and not hasattr(env, name):
         env = env.env
     return getattr(env, name)
-
-
-def _padded(costs: np.ndarray, length: int) -> np.ndarray:
-    """Costs of a graph that has grown since: no way is known from the new nodes."""
-    return np.concatenate([costs, np.full(length - len(costs), np.inf)])

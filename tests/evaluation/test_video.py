@@ -107,6 +107,24 @@ def test_an_ant_in_a_maze_can_be_shown_near_and_far(make_env):
     assert np.array_equal(far, Camera(env, width=200, height=200).frame())
 
 
+def test_a_path_is_drawn_on_the_floor_where_it_leads(make_env):
+    pytest.importorskip("gymnasium_robotics", reason="the mazes are its")
+    env = make_env("PointMaze_Medium-v3")
+    camera = Camera(env, width=200, height=200)
+
+    plain = camera.frame().astype(int)
+
+    def changed(*path):
+        return np.argwhere(np.abs(camera.frame(path=np.array(path, float)) - plain).max(axis=-1) > 60)
+
+    assert len(changed((0, 0))) == 0
+    right = changed((-1, -1), (1, -1))
+    assert np.ptp(right[:, 1]) > 4 * np.ptp(right[:, 0])
+    assert np.ptp(changed((-1, -1), (-1, 1), (1, 1))[:, 0]) > 15
+    with pytest.raises(RuntimeError, match="path"):
+        Camera(gym.make("Pendulum-v1", render_mode="rgb_array")).frame(path=np.zeros((2, 2)))
+
+
 def test_a_planar_runner_is_seen_from_the_side(make_env):
     env = make_env("HalfCheetah-v5")
     camera = Camera(env, width=160, height=160)

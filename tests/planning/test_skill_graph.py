@@ -44,12 +44,14 @@ class WalledRoom(gym.Env):
         for axis in (0, 1):  # it slides along walls
             moved = self.position.copy()
             moved[axis] += 0.1 * action[axis]
-            in_wall = 1.5 < moved[1] < 2.5 and moved[0] < 4.8
-            if (moved >= 0).all() and (moved <= [6, 4]).all() and not in_wall:
+            if (moved >= 0).all() and (moved <= [6, 4]).all() and not self.is_wall(moved):
                 self.position = moved
         self.steps += 1
         success = bool(np.linalg.norm(self.position - self.goal) < 0.3)
         return self._see(), float(success), success, self.steps >= self.limit, {"success": success}
+
+    def is_wall(self, place):
+        return 1.5 < place[1] < 2.5 and place[0] < 4.8
 
     def _see(self):
         def whole(place):
@@ -127,6 +129,50 @@ def test_many_environments_teach_what_one_does(mode):
     assert sum(row["length"] for row in many.history) == many.low_level_steps
 
 
+def test_other_starts_and_goals_cost_no_step_and_a_closed_door_is_learned_anew():
+    class Fixed(WalledRoom):
+        """Always the same start and goal, with a second way on the left that a door may close."""
+
+        closed = False
+        ends = ((3.0, 0.5), (3.0, 3.5))
+
+        def reset(self, *, seed=None, options=None):
+            super().reset(seed=seed)
+            self.position, self.goal = (np.array(place) for place in self.ends)
+            return self._see(), {}
+
+        def is_wall(self, place):
+            return super().is_wall(place) and (self.closed or place[0] > 1.2)
+
+    def room():
+        return SkillActionWrapper(Fixed(limit=300), ScriptedPolicy("ball"), skill_duration=(2, 6), engine=walk)
+
+    env = room()
+    agent = SkillGraph(env, seed=0).learn(8_000, progress=False)
+    assert evaluate_agent(agent, env, 5, progress=False).success == 1
+    Fixed.ends = ((5.0, 3.5), (1.0, 1.0))
+    assert evaluate_agent(agent, env, 5, progress=False).success == 1
+    Fixed.ends, Fixed.closed = ((0.6, 0.5), (0.6, 3.5)), True
+    assert evaluate_agent(agent.learn(4_000, progress=False), env, 5, progress=False).success == 1
+
+
+def test_what_it_believes_is_drawn(tmp_path):
+    env = make()
+    agent, (observation, _) = SkillGraph(env, seed=0), env.reset(seed=4)
+    with pytest.raises(ValueError, match="has learned"):
+        agent.plot(tmp_path / "graph.png", observation)
+    assert agent.plan(observation).shape == (0, 2)
+    agent.learn(4_000, progress=False)
+    plan = agent.plan(observation)
+    np.testing.assert_array_equal(plan[0], observation["achieved_goal"])
+    assert np.linalg.norm(plan[-1] - observation["desired_goal"]) <= agent.graph.size
+    assert np.linalg.norm(np.diff(plan, axis=0), axis=1).max() < 3 * agent.graph.size
+    assert agent.plot(tmp_path / "graph.png", observation).stat().st_size > 10_000
+    other = SkillGraph(make(goal_dim=4), seed=0).learn(500, progress=False)
+    with pytest.raises(ValueError, match="2 numbers"):
+        other.plot(tmp_path / "no.png", other.env.reset()[0])
+
+
 def test_an_agent_for_other_skills_or_a_damaged_one_is_refused(tmp_path):
     file = SkillGraph(make(), seed=3).learn(1_000, progress=False).save(tmp_path / "agent.safetensors")
     with pytest.raises(SafeFileError, match="durations"):
@@ -158,22 +204,27 @@ def test_costs_are_lengths_with_doubt_and_ways_that_failed_cost_more():
     line = np.arange(0.5, 5)[:, None]  # the places 0 to 4
     for _ in range(4):
         graph.walk(line)
-    free = graph.costs_to(np.array([4.5]), 0.1)
+    free = graph.ways_to(np.array([4.5]), 0.1).costs
     assert free[4] == 0 and np.all(np.diff(free) < 0)
     doubt = 1 + 1 / np.sqrt(4)
     assert free[2] - free[3] == pytest.approx(doubt)  # place 3 has both neighbours
     assert free[3] == pytest.approx(doubt * (1 + 6.0 / 2))  # beside place 4 nothing was reached on one of two sides
-    graph.fail(np.array([2.5]), np.array([3.5]))
-    failed = graph.costs_to(np.array([4.5]), 0.1)
-    assert failed[2] - failed[3] == pytest.approx(doubt * (1 + 1 / 4))
+    graph.fail(2, 3)
+    failed, times = graph.ways_to(np.array([4.5]), 0.1).costs, 0.8 * 4  # a failure makes the moves before it count less
+    assert failed[2] - failed[3] == pytest.approx((1 + times**-0.5) * (1 + 1 / times))
     graph.fall(np.array([[3.5]]))
-    assert graph.costs_to(np.array([4.5]), 0.1)[2] > failed[2] + 1
-    assert graph.path(0, failed, 2) == [1, 2] and graph.path(3, failed, 9) == [4]
-    back = graph.costs_to(np.array([0.5]), 0.1)
+    assert graph.ways_to(np.array([4.5]), 0.1).costs[2] > failed[2] + 1
+    ways = graph.ways_to(np.array([4.5]), 0.1)
+    assert ways.path(0, 2) == [1, 2] and ways.path(3, 9) == [4] and ways.path(7, 9) == [] and ways.cost(7) == np.inf
+    for _ in range(30):
+        graph.fail(2, 3)
+    assert np.isinf(graph.ways_to(np.array([4.5]), 0.1).costs[:3]).all(), "a way that never leads on is none"
+    graph.walk(line)
+    back = graph.ways_to(np.array([0.5]), 0.1).costs
     assert back[2] - back[1] == pytest.approx(3.0), "nobody walked back, which is dear but not out of the question"
-    graph.fail(np.array([2.5]), np.array([1.5]))
-    assert graph.costs_to(np.array([0.5]), 0.1)[2] - back[1] == pytest.approx(15.0)
-    assert graph.costs_from(0)[4] == pytest.approx(graph.costs_to(np.array([4.5]), 0.1)[0])
+    graph.fail(2, 1)
+    assert graph.ways_to(np.array([0.5]), 0.1).costs[2] - back[1] == pytest.approx(15.0)
+    assert graph.costs_from(0)[4] == pytest.approx(graph.ways_to(np.array([4.5]), 0.1).costs[0])
 
 
 def test_in_many_dimensions_places_are_landmarks():
