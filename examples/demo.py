@@ -1,8 +1,9 @@
-"""The main job, end to end: skills learned without rewards let a Stable-Baselines3 agent solve an ant maze.
+"""The main job, end to end: skills learned without rewards solve an ant maze in minutes.
 
 The bundled `ant-directions` skills come from an ant on an open plane; they never saw a maze. Here they become the
-actions of gymnasium-robotics' AntMaze_Open-v5 (sparse reward, random goals), and SAC with hindsight picks them. Beside
-it: random skills, and a flat SAC with hindsight that gets the same environment steps and the same features.
+actions of gymnasium-robotics' AntMaze_Medium-v5 (sparse reward, random starts and goals). `SkillGraph` plans over them
+on a graph that it learns from nothing; Stable-Baselines3's SAC with hindsight picks them by trial. Beside them: random
+skills, and a flat SAC with hindsight that gets the same environment steps and the same features.
 
 Run `make demo`, or `python examples/demo.py --help`.
 """
@@ -11,7 +12,6 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -26,28 +26,32 @@ import tyro
 
 GAMMA = 0.995  # per low-level step
 ENVIRONMENTS = 8
+NAMES = {
+    "graph": "SkillGraph over skills",
+    "skills": "SAC + HER over skills",
+    "random": "random skills",
+    "flat": "flat SAC + HER",
+}
 
 
 @dataclass(frozen=True)
 class Demo:
-    """Train SAC over skills and a flat SAC on the same ant maze, and compare them."""
+    """Train a SkillGraph, SAC over skills and a flat SAC on the same ant maze, and compare them."""
 
-    env_id: str = "AntMaze_Open-v5"
+    env_id: str = "AntMaze_Medium-v5"
     policy: str = "ant-directions"
     """Bundled name, folder or Hub id of the skill policy."""
     steps: int = 50_000
     """Low-level environment steps for each agent."""
-    episodes: int = 100
-    """Evaluation episodes of the agent over skills, from seeds not trained on."""
-    baseline_episodes: int = 50
-    """Evaluation episodes of each baseline; they run to the time limit, so they take far longer."""
+    episodes: int = 50
+    """Evaluation episodes of each agent, from seeds not trained on."""
     skill_duration: int = 16
-    """Low-level steps per skill."""
+    """Low-level steps per skill of SAC; SkillGraph chooses between 4 and 8."""
     replan_every: int = 2
-    """Low-level steps executed of each plan."""
+    """Low-level steps executed of each plan of SAC; SkillGraph's skills plan anew at every step."""
     seed: int = 0
     output: Path = Path("demo_out")
-    """Folder for results.json, skill_map.png, learning_curves.png and agent.mp4."""
+    """Folder for results.json, skill_map.png, skill_graph.png, learning_curves.png and agent.mp4."""
     video: bool = True
 
 
@@ -66,6 +70,14 @@ def make_skill_task(demo: Demo, **kwargs: Any) -> gym.Env:
     return SkillActionWrapper(make_task(demo, **kwargs), demo.policy, discount=GAMMA, device="cpu", **durations)
 
 
+def make_graph_task(demo: Demo, env: gym.Env | None = None) -> gym.Env:
+    """With skills of two durations: short ones near the goal."""
+    from didi_gym import SkillActionWrapper
+
+    base = make_task(demo) if env is None else env
+    return SkillActionWrapper(base, demo.policy, skill_duration=(4, 8), replan_every=1, device="cpu")
+
+
 def train_agent(demo: Demo, over_skills: bool) -> tuple[Any, list[tuple[int, bool]]]:
     """Train SAC with hindsight; returns the agent and (low-level steps so far, success) of every training episode."""
     from stable_baselines3 import SAC, HerReplayBuffer
@@ -79,7 +91,7 @@ def train_agent(demo: Demo, over_skills: bool) -> tuple[Any, list[tuple[int, boo
     venv = DummyVecEnv([partial(make_skill_task if over_skills else make_task, demo)] * ENVIRONMENTS)
     venv.seed(demo.seed * 1000)
     limit = venv.envs[0].spec.max_episode_steps
-    features = {"observation_indices": tuple(range(27)), "near_scale": 2.0, "far_scale": 8.0}
+    features = {"observation_indices": tuple(range(27)), "near_scale": 2.0, "far_scale": 8.0, "absolute_goals": True}
     common = {
         "policy_kwargs": {
             "net_arch": [128, 128],
@@ -138,69 +150,61 @@ def train_agent(demo: Demo, over_skills: bool) -> tuple[Any, list[tuple[int, boo
     return agent, episodes
 
 
-def evaluate(env: gym.Env, act: Callable[[Any], Any], episodes: int, seed: int, label: str) -> dict[str, Any]:
-    """Success, with a 95 % Wilson interval, and low-level steps to the goal, in episodes of unseen seeds."""
-    from didi_gym.core.progress import progress
+def measure(agent: Any, env: gym.Env, demo: Demo) -> dict[str, Any]:
+    """Success, with a 95 % interval, and low-level steps to the goal, in episodes of unseen seeds."""
+    from didi_gym.evaluation import evaluate_agent
 
-    lengths, successes = [], []
-    with progress(label, episodes) as report:
-        for episode in range(episodes):
-            observation, _ = env.reset(seed=10_000_000 + 1000 * seed + episode)
-            length, ended = 0, False
-            while not ended:
-                observation, _, terminated, truncated, info = env.step(act(observation))
-                length += info.get("skill_length", 1)
-                ended = terminated or truncated
-            successes.append(bool(info["success"]))
-            lengths.append(length)
-            report(episode + 1, {"success": float(np.mean(successes))})
+    seeds = range(10_000_000 + 1000 * demo.seed, 10_000_000 + 1000 * demo.seed + demo.episodes)
+    report = evaluate_agent(agent, env, seeds=seeds)
     env.close()
-    p, n, z = float(np.mean(successes)), episodes, 1.96
-    center, half = (
-        (p + z * z / 2 / n) / (1 + z * z / n),
-        z * np.sqrt(p * (1 - p) / n + z * z / 4 / n / n) / (1 + z * z / n),
-    )
-    reached = [length for length, success in zip(lengths, successes, strict=True) if success]
     return {
-        "success": p,
-        "success_95": [round(float(center - half), 4), round(float(center + half), 4)],
-        "episodes": n,
-        "mean_steps_to_goal": float(np.mean(reached)) if reached else None,
+        "success": report.success,
+        "success_95": [round(end, 4) for end in report.success_interval],
+        "episodes": demo.episodes,
+        "mean_steps_to_goal": None if np.isnan(report.steps_to_success) else report.steps_to_success,
     }
 
 
-def run_skills(demo: Demo) -> dict[str, Any]:
-    torch.set_num_threads(1)
-    began = time.monotonic()
-    agent, curve = train_agent(demo, over_skills=True)
-    seconds = time.monotonic() - began
-    agent.save(demo.output / "skill_agent.zip")
-    act = lambda observation: agent.predict(observation, deterministic=True)[0]  # noqa: E731
-    result = evaluate(make_skill_task(demo), act, demo.episodes, demo.seed, "evaluate SAC over skills")
-    return {**result, "training_seconds": round(seconds, 1), "curve": curve}
+class RandomSkills:
+    """Any skill, whatever is observed."""
+
+    def __init__(self, env: gym.Env, seed: int) -> None:
+        self.space = env.action_space
+        self.space.seed(seed)
+
+    def predict(self, *_: Any) -> tuple[Any, None]:
+        return self.space.sample(), None
 
 
-def run_flat(demo: Demo) -> dict[str, Any]:
+def run_graph(demo: Demo) -> dict[str, Any]:
+    from didi_gym.planning import SkillGraph
+
     torch.set_num_threads(1)
     began = time.monotonic()
-    agent, curve = train_agent(demo, over_skills=False)
+    agent = SkillGraph(make_graph_task(demo), seed=demo.seed).learn(demo.steps)
     seconds = time.monotonic() - began
-    act = lambda observation: agent.predict(observation, deterministic=True)[0]  # noqa: E731
-    result = evaluate(make_task(demo), act, demo.baseline_episodes, demo.seed, "evaluate flat SAC")
-    return {**result, "training_seconds": round(seconds, 1), "curve": curve}
+    agent.save(demo.output / "skill_graph.safetensors")
+    curve = [(row["low_level_steps"], row["success"]) for row in agent.history]
+    return {**measure(agent, make_graph_task(demo), demo), "training_seconds": round(seconds, 1), "curve": curve}
+
+
+def run_sac(demo: Demo, over_skills: bool) -> dict[str, Any]:
+    torch.set_num_threads(1)
+    began = time.monotonic()
+    agent, curve = train_agent(demo, over_skills)
+    seconds = time.monotonic() - began
+    env = (make_skill_task if over_skills else make_task)(demo)
+    return {**measure(agent, env, demo), "training_seconds": round(seconds, 1), "curve": curve}
 
 
 def run_random(demo: Demo) -> dict[str, Any]:
     torch.set_num_threads(1)
     env = make_skill_task(demo)
-    env.action_space.seed(demo.seed)
-    return evaluate(
-        env, lambda _: env.action_space.sample(), demo.baseline_episodes, demo.seed, "evaluate random skills"
-    )
+    return measure(RandomSkills(env, demo.seed), env, demo)
 
 
 def draw_pictures(demo: Demo, results: dict[str, dict[str, Any]]) -> None:
-    """The map of the skills in the open, the learning curves, and a film of the trained agent."""
+    """The map of the skills in the open, and the learning curves."""
     from didi_gym import SkillPolicy
     from didi_gym.evaluation.plots import plot_learning_curves, plot_skill_map
     from didi_gym.evaluation.rollouts import hold_skills
@@ -210,49 +214,46 @@ def draw_pictures(demo: Demo, results: dict[str, dict[str, Any]]) -> None:
     title = f"{demo.policy}: skills held for {held.paths.shape[1] - 1} steps in the simulator"
     plot_skill_map(held.paths, held.skills, policy.skill_space, demo.output / "skill_map.png", title=title)
     curves = {}
-    for name, key in (("SAC over skills", "skills"), ("flat SAC + HER", "flat")):
+    for key in ("graph", "skills", "flat"):
         steps, success = np.array(results[key]["curve"], float).reshape(-1, 2).T
         rate = [success[max(0, i - 39) : i + 1].mean() for i in range(len(success))]
         if len(rate) > 9:  # the first to end are the lucky ones: no rate from so few
-            curves[name] = (steps[9:], np.array(rate[9:]))
+            curves[NAMES[key]] = (steps[9:], np.array(rate[9:]))
     if curves:
         plot_learning_curves(curves, demo.output / "learning_curves.png", title=demo.env_id)
-    if demo.video:
-        film_agent(demo)
 
 
-def film_agent(demo: Demo, episodes: int = 3) -> None:
-    from stable_baselines3 import SAC
-
-    from didi_gym import SkillActionWrapper
+def show_graph(demo: Demo, episodes: int = 3) -> None:
+    """Draw what the graph's agent believes, and film some episodes with the plan that it follows."""
+    from didi_gym.evaluation import decisions
     from didi_gym.evaluation.video import Camera, make_rendered_env, write_video
+    from didi_gym.planning import SkillGraph
 
     class Film(gym.Wrapper):
         """Takes a picture of every second low-level step."""
 
         def __init__(self, env: gym.Env) -> None:
             super().__init__(env)
-            self.camera, self.frames, self.count = Camera(env), [], 0
+            self.camera, self.frames, self.count, self.plan = Camera(env), [], 0, None
 
         def step(self, action: Any) -> Any:
             result = self.env.step(action)
             if self.count % 2 == 0 or result[2]:
-                self.frames.append(self.camera.frame())
+                self.frames.append(self.camera.frame(path=self.plan))
             self.count += 1
             return result
 
     film = Film(make_rendered_env(demo.env_id, continuing_task=False))
-    durations = {"skill_duration": demo.skill_duration, "replan_every": demo.replan_every}
-    env = SkillActionWrapper(film, demo.policy, device="cpu", **durations)
-    agent = SAC.load(demo.output / "skill_agent.zip", env=env, device="cpu")
-    for episode in range(episodes):
-        observation, _ = env.reset(seed=20_000_000 + episode)
-        ended = False
-        while not ended and film.count < (episode + 1) * 300:
-            observation, _, terminated, truncated, _ = env.step(agent.predict(observation, deterministic=True)[0])
-            ended = terminated or truncated
+    agent = SkillGraph.load(demo.output / "skill_graph.safetensors", make_graph_task(demo, film))
+    agent.plot(demo.output / "skill_graph.png", agent.env.reset(seed=20_000_000)[0])
+    if not demo.video:
+        return
+    for decision in decisions(agent.env, agent, range(20_000_000, 20_000_000 + episodes)):
+        film.plan = agent.plan(decision.next_observation)
+        if film.count > 300 * episodes:
+            break
     write_video(film.frames, demo.output / "agent.mp4", fps=10)
-    env.close()
+    film.close()
 
 
 def main(demo: Demo) -> None:
@@ -260,8 +261,9 @@ def main(demo: Demo) -> None:
     began = time.monotonic()
     with ProcessPoolExecutor(2, mp_context=get_context("spawn")) as pool:  # two cores: the rest waits its turn
         jobs = {
-            "skills": pool.submit(run_skills, demo),
-            "flat": pool.submit(run_flat, demo),
+            "flat": pool.submit(run_sac, demo, False),
+            "skills": pool.submit(run_sac, demo, True),
+            "graph": pool.submit(run_graph, demo),
             "random": pool.submit(run_random, demo),
         }
         results = {name: job.result() for name, job in jobs.items()}
@@ -270,9 +272,10 @@ def main(demo: Demo) -> None:
     record = {"settings": settings, "seconds_without_pictures": seconds, **results}
     (demo.output / "results.json").write_text(json.dumps(record, indent=1) + "\n")
     draw_pictures(demo, results)
+    show_graph(demo)
     print(f"\n{demo.env_id}, {demo.steps} low-level steps of training, seed {demo.seed}, last checkpoint")
     print(f"{'agent':24} {'success':>8} {'95 % interval':>16} {'episodes':>9} {'steps to goal':>14}")
-    for name, key in (("SAC over skills", "skills"), ("random skills", "random"), ("flat SAC + HER", "flat")):
+    for key, name in NAMES.items():
         row = results[key]
         low, high = row["success_95"]
         steps = "-" if row["mean_steps_to_goal"] is None else f"{row['mean_steps_to_goal']:.0f}"

@@ -15,7 +15,17 @@ def test_pictures_are_drawn_after_however_few_training_episodes(episodes, tmp_pa
     hold = rollouts.hold_skills
     monkeypatch.setattr(rollouts, "hold_skills", lambda policy, **_: hold(policy, skills=2, episodes=1, steps=2))
     curve = [(100 * i, bool(i % 2)) for i in range(episodes)]
-    results = {name: {"curve": curve} for name in ("skills", "flat")}
+    results = {name: {"curve": curve} for name in ("graph", "skills", "flat")}
     demo.draw_pictures(demo.Demo(output=tmp_path, video=False), results)
     drawn = {"skill_map.png", *(["learning_curves.png"] if episodes > 9 else [])}
     assert {path.name for path in Path(tmp_path).iterdir()} == drawn
+
+
+def test_the_graphs_agent_is_shown(tmp_path):
+    pytest.importorskip("matplotlib", reason="pictures need didi-gym[viz]")
+    demo = load_script("examples/demo.py")
+    settings = demo.Demo(output=tmp_path, steps=1_500, episodes=1)
+    result = demo.run_graph(settings)
+    assert result["episodes"] == 1 and 0 <= result["success"] <= 1 and result["curve"][-1][0] >= 1_500
+    demo.show_graph(settings, episodes=1)
+    assert {path.name for path in tmp_path.iterdir()} == {"skill_graph.safetensors", "skill_graph.png", "agent.mp4"}
