@@ -10,8 +10,8 @@ import numpy as np
 _GRID_DIMENSIONS = 3  # in more, nearly every goal would have a cell of its own
 _CLEARANCE = 6.0  # weight of the share of neighbours never reached: walls are where nobody has been
 _BACKWARDS = 0.25  # times that a move counts as made which was only made in the other direction
-_MEMORY = 0.8  # of the times that a move was made, when it fails, and of its failures, when it is made
-_CLOSED = 10.0  # times as often failed as made: no way leads there any more, and others are looked for
+_MEMORY = 0.6  # of the times that a move was made, when it fails, and of its failures, when it is made
+_CLOSED = 4.0  # times as often failed as made: no way leads there any more, and others are looked for
 _FALL = 40.0  # weight of the share of visits that ended in a fall
 
 

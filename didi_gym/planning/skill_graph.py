@@ -24,7 +24,7 @@ from didi_gym.planning.skill_model import SkillModel
 
 _CANDIDATES = 32  # skills compared for a wanted direction
 _CELL = 1.0  # cells in strides
-_LOOKAHEAD = 2  # cells to the waypoint
+_LOOKAHEAD = 3  # places to the waypoint, at most
 _NEAR = 1.6  # cells from which the goal itself is aimed at
 _NO_PROGRESS = 0.1  # a decision that made less than this share of its expected way was stuck
 _STUCK = 3  # such decisions in a row after which something else is tried

@@ -210,7 +210,7 @@ def test_costs_are_lengths_with_doubt_and_ways_that_failed_cost_more():
     assert free[2] - free[3] == pytest.approx(doubt)  # place 3 has both neighbours
     assert free[3] == pytest.approx(doubt * (1 + 6.0 / 2))  # beside place 4 nothing was reached on one of two sides
     graph.fail(2, 3)
-    failed, times = graph.ways_to(np.array([4.5]), 0.1).costs, 0.8 * 4  # a failure makes the moves before it count less
+    failed, times = graph.ways_to(np.array([4.5]), 0.1).costs, 0.6 * 4  # a failure makes the moves before it count less
     assert failed[2] - failed[3] == pytest.approx((1 + times**-0.5) * (1 + 1 / times))
     graph.fall(np.array([[3.5]]))
     assert graph.ways_to(np.array([4.5]), 0.1).costs[2] > failed[2] + 1
