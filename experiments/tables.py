@@ -34,11 +34,17 @@ from didi_gym.evaluation.statistics import interquartile_mean, probability_of_im
 DOCS, README = ROOT / "docs", ROOT / "README.md"
 CONTINUOUS = ("didi/ant-directions-v0", "didi/pointmaze-medium-v0")
 FEWEST = 10  # episodes that reach the goal, for a mean over them to be shown
+EPISODES = 50  # of each evaluation in mazes
 AGENTS = {
-    "skills": "SAC + HER over skills",
+    "skill-graph": "SkillGraph over skills",
+    "sac": "SAC + HER over skills",
+    "sac-from-graph": "SAC + HER over skills, from SkillGraph's transitions",
+    "ppo": "SkillPPO over skills",
+    "graph-of-random-skills": "SkillGraph over random held actions",
     "random": "random skills",
-    "flat": "flat SAC + HER, same features and steps",
+    "flat-sac": "flat SAC + HER, same features",
 }
+MAZES = ("Open", "UMaze", "Medium", "Large", "Own")
 
 
 def estimate(values: Sequence[float], digits: int = 2) -> str:
@@ -68,40 +74,32 @@ def measured(rows: list[Row], column: str) -> str:
     return estimate([metric.scale * number(row, column) for row in rows], metric.digits)
 
 
-STEPS_OF_THE_SKILLS = 1_100_000  # 800,000 of the search for gaits and 300,000 of the data set
-
-
-def antmaze_table(rows: list[Row]) -> str:
-    """Agents over skills and flat ones, by seed."""
+def mazes_table(rows: list[Row], last_only: bool) -> str:
+    """Agents by maze and steps of training; of each maze the last budget of an agent, or all."""
     lines = []
-    for agent, name in AGENTS.items():
-        own = select(rows, agent=agent)
-        rates = " / ".join(f"{number(r, 'success'):.2f}" for r in own)
-        enough = all(number(r, "success") * number(r, "episodes") >= FEWEST for r in own)
-        steps = " / ".join(f"{number(r, 'steps_to_goal'):.0f}" for r in own) if enough else "-"
-        bold = "**" if agent == "skills" else ""
-        before = "0" if agent == "flat" else f"{STEPS_OF_THE_SKILLS:,}"
-        lines.append([f"{bold}{name}{bold}", f"{bold}{rates}{bold}", own[0]["episodes"], steps, before])
-    seeds = " / ".join(r["seed"] for r in select(rows, agent="skills"))
-    head = ["agent", f"success rate, seeds {seeds}", "test episodes each", "mean steps to the goal"]
-    return table([*head, "simulator steps before, for the skills"], lines)
+    for maze in MAZES:
+        for agent, name in AGENTS.items():
+            own = select(rows, maze=maze, agent=agent)
+            budgets = sorted({int(r["low_level_steps"]) for r in own})
+            for budget in budgets[-1:] if last_only else budgets:
+                runs = select(own, low_level_steps=str(budget))
+                reached = [number(r, "steps_to_goal") for r in runs if number(r, "success") * EPISODES >= FEWEST]
+                bold = "**" if agent == "skill-graph" else ""
+                success = estimate([number(r, "success") for r in runs])
+                steps = f"{np.mean(reached):.0f}" if len(reached) == len(runs) else "-"
+                lines.append(
+                    [maze, f"{bold}{name}{bold}", f"{budget:,}", f"{bold}{success}{bold}", str(len(runs)), steps]
+                )
+    return table(["maze", "agent", "steps of training", "success", "seeds", "mean steps to the goal"], lines)
 
 
-def intervals_table(rows: list[Row]) -> str:
-    """What `antmaze_table` has no room for."""
-    lines = [
-        [
-            AGENTS[r["agent"]],
-            r["seed"],
-            r["low_level_steps"],
-            f"{number(r, 'success'):.2f} [{number(r, 'low_95'):.2f}, {number(r, 'high_95'):.2f}]",
-            r["episodes"],
-            r["steps_to_goal"] or "-",
-        ]
-        for r in rows
-    ]
-    head = ["agent", "seed", "steps of training", "success [95 % Wilson interval]", "test episodes"]
-    return table([*head, "mean steps to the goal, where reached"], lines)
+def transfer_table(rows: list[Row], study: str) -> str:
+    lines = []
+    for where, further in dict.fromkeys((r["where"], r["further_steps"]) for r in select(rows, study=study)):
+        runs = select(rows, study=study, where=where, further_steps=further)
+        success = estimate([number(r, "success") for r in runs])
+        lines.append([where, f"{int(further):,}", success, str(len(runs))])
+    return table(["task", "further steps of training", "success", "seeds"], lines)
 
 
 def skills_table(rows: list[Row]) -> str:
@@ -320,13 +318,15 @@ def memory_table(rows: list[Row]) -> str:
 
 
 def main() -> None:
-    rows, gaits, mazes = read("skills.csv"), read("gaits.csv"), read("antmaze-open.csv")
+    rows, gaits, mazes = read("skills.csv"), read("gaits.csv"), read("hrl.csv")
     vectors, sensitivity = read("vector-training.csv"), read("sensitivity.csv")
     speed, rates = read("benchmarks/results/training_speed.csv"), read("benchmarks/results/step_rate.csv")
     latency = read("benchmarks/results/plan_latency.csv")
     of_results = {
-        "ANTMAZE": antmaze_table(mazes),
-        "INTERVALS": intervals_table(mazes),
+        "ANTMAZE": mazes_table(mazes, last_only=True),
+        "BUDGETS": mazes_table(mazes, last_only=False),
+        "GOALS": transfer_table(read("hrl-transfer.csv"), "goals"),
+        "DOOR": transfer_table(read("hrl-transfer.csv"), "door"),
         "VECTORS": vectors_table(vectors, "sac"),
         "LENGTHS": vectors_table(vectors, "signal"),
         "MAZES": vectors_table(vectors, "ppo"),

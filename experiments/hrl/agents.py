@@ -64,6 +64,21 @@ def random_skills(maze: Maze, seed: int) -> gym.Env:
     return maze.make_skills(engine=ConstantActions(2, space.low, space.high, seed))  # type: ignore[attr-defined]
 
 
+class Random:
+    """Any skill, whatever is observed."""
+
+    def __init__(self, env: gym.Env, seed: int) -> None:
+        self.space = env.action_space
+        self.space.seed(seed)
+
+    def predict(self, *_: Any) -> tuple[Any, None]:
+        return self.space.sample(), None
+
+
+def random(maze: Maze, seed: int, budgets: tuple[int, ...]) -> Trained:
+    yield 0, Random(maze.make_skills(durations=(HOLD,), replan_every=2), seed)
+
+
 def settings(seed: int) -> dict[str, Any]:
     """Of every gradient agent: where the goal lies from here, and where here is."""
     features = {"observation_indices": tuple(range(27)), "near_scale": 2.0, "far_scale": 8.0, "absolute_goals": True}
@@ -160,6 +175,7 @@ def flat_sac(maze: Maze, seed: int, budgets: tuple[int, ...]) -> Trained:
 AGENTS: dict[str, Callable[[Maze, int, tuple[int, ...]], Trained]] = {
     "skill-graph": skill_graph,
     "graph-of-random-skills": graph_of_random_skills,
+    "random": random,
     "sac": sac,
     "sac-from-graph": sac_from_graph,
     "ppo": ppo,
