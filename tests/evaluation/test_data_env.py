@@ -114,6 +114,7 @@ def test_the_json_of_a_spec_needs_an_id_only_and_faults_name_the_file():
         ("Pendulum-v1", {"id": "CartPole-v1"}, "CartPole-v1"),
         ("Pendulum-v1", {"policy": "evil/repo"}, "evil/repo"),
         ("didi_gym/Ant-v0", {}, "didi_gym/Ant-v0"),
+        ("gymnasium:didi_gym/Ant-v0", {}, "loads another skill policy"),
         ("..x:Y-v0", {}, "..x:Y-v0"),
         ("a:b:Y-v0", {}, "a:b:Y-v0"),
         ("", {}, "''"),
