@@ -125,29 +125,36 @@ def is_bound(limit: np.ndarray) -> np.ndarray:
     return np.abs(limit) < _UNBOUNDED
 
 
-def step_seconds_of(env: gym.Env) -> float | None:
+def step_seconds_of(env: gym.Env, inside: bool = False) -> float | None:
     """Simulated seconds that one step of an environment takes; None where the environment does not say.
 
     It says so as `env.unwrapped.dt`, the convention of MuJoCo and of some classic environments. `render_fps` in the
     metadata is no such statement: it is the rate at which pictures are to be shown.
+
+    Args:
+        inside: Where it does not say, ask the environment that it holds, as a maze holds the body that walks in it.
     """
+    base = env.unwrapped
     try:
-        seconds = float(env.unwrapped.dt)  # type: ignore[attr-defined]
+        seconds = float(base.dt)  # type: ignore[attr-defined]
     except Exception:  # no such attribute, no number, or a property that cannot be computed
-        return None
+        held = [each for each in vars(base).values() if isinstance(each, gym.Env)] if inside else []
+        return step_seconds_of(held[0]) if len(held) == 1 else None
     return seconds if 0 < seconds < math.inf else None
 
 
-def warn_of_other_step(env: gym.Env, recorded: float | None) -> None:
+def warn_of_other_step(seconds: float | None, recorded: float | None, name: str = "this environment") -> None:
     """Warn where an environment's steps last longer or shorter than those that a policy was trained on.
 
     Args:
+        seconds: `step_seconds_of` the environment.
         recorded: `step_seconds` of the policy's config; None where that is not known.
+        name: What to call the environment.
     """
-    seconds = step_seconds_of(env)
     if recorded is not None and seconds is not None and not math.isclose(seconds, recorded, rel_tol=1e-3):
         warnings.warn(
-            f"one step of this environment takes {seconds:g} s, but the policy was trained on steps of {recorded:g} s, "
-            "so its skills run at another speed; make the environment with the time step (frame_skip) of the data",
+            f"one step of {name} takes {seconds:g} s of simulated time, but the policy was trained on steps of "
+            f"{recorded:g} s, so its skills run at another speed; make the environment with the time step (frame_skip) "
+            "of the data",
             stacklevel=1,  # one place for all callers, so that it is said once
         )

@@ -97,7 +97,7 @@ class SkillSimulator:
         if layout.state_source is None:
             raise ValueError("this policy's layout has no state_source, so rollouts cannot be compared with its data")
         self.policy = policy
-        warn_of_other_step(env, getattr(policy.config, "step_seconds", None))
+        warn_of_other_step(step_seconds_of(env, inside=True), policy.config.step_seconds)
         self.env = _without_time_limit(env)
         self._inputs = list(layout.policy_inputs)
         state_layout = type(layout).flat(layout.state_dim)

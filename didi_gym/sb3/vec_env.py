@@ -16,6 +16,7 @@ from stable_baselines3.common.env_util import make_vec_env as make_monitored
 from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecEnv, VecEnvWrapper, VecNormalize
 from stable_baselines3.common.vec_env.base_vec_env import VecEnvIndices, VecEnvObs, VecEnvStepReturn
 
+from didi_gym.core.observations import warn_of_other_step
 from didi_gym.wrappers.controller import Engine, EngineName, MaskFn, ObservationFn, Schedule, SkillController
 from didi_gym.wrappers.executor import SkillExecutor
 from didi_gym.wrappers.ids import SKILL_ID
@@ -25,7 +26,6 @@ from didi_gym.wrappers.references import (
     load_policy,
     policy_reference,
     resolve_settings,
-    warn_of_other_dt,
 )
 from didi_gym.wrappers.workers import WORKER_TIMEOUT, WorkerError, Workers, start
 
@@ -86,6 +86,7 @@ class SkillActionVecEnvWrapper(VecEnvWrapper):
         self.policy = load_policy(policy, device)
         longest, replan_every = check_executors(venv.action_space, self.policy, "didi_gym.sb3.make_vec_env")
         durations, _ = resolve_settings(self.policy, skill_duration or longest, False, replan_every)
+        name = venv.get_attr("env_name", indices=[0])[0]
         self._controller = SkillController(
             self.policy,
             venv.observation_space,
@@ -94,6 +95,7 @@ class SkillActionVecEnvWrapper(VecEnvWrapper):
             obs_fn=obs_fn,
             mask_fn=mask_fn,
             num_envs=venv.num_envs,
+            env_name=name,
             engine=engine,
             batch_invariant=batch_invariant,
         )
@@ -116,8 +118,9 @@ class SkillActionVecEnvWrapper(VecEnvWrapper):
         if isinstance(base, SubprocVecEnv):
             self._workers = Workers(base, base.processes, _close_killed)
             base.remotes = tuple(self._workers.watch(base.remotes, worker_timeout))
-        if getattr(self.policy.config, "step_seconds", None):
-            warn_of_other_dt(self.policy, self.venv.get_attr("step_seconds", indices=[0])[0], "the environment")
+        if self.policy.config.step_seconds is not None:
+            seconds = self.venv.get_attr("step_seconds", indices=[0])[0]
+            warn_of_other_step(seconds, self.policy.config.step_seconds, name)
 
     def reset(self) -> VecEnvObs:
         self._schedule = None

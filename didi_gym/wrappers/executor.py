@@ -16,6 +16,7 @@ from gymnasium import spaces
 from gymnasium.vector import VectorEnv, VectorWrapper
 from gymnasium.vector.utils import batch_space, create_empty_array, iterate
 
+from didi_gym.core.observations import step_seconds_of
 from didi_gym.wrappers.rewards import Reward, RewardRule
 
 _TIME_LIMIT_RESET = gym.wrappers.TimeLimit.reset.__code__
@@ -337,9 +338,13 @@ class SkillExecutor(gym.Wrapper, gym.utils.RecordConstructorArgs):
 
     @property
     def step_seconds(self) -> float | None:
-        """Simulated time of one low-level step, where the environment tells it as `dt`."""
-        dt = getattr(self.unwrapped, "dt", None)
-        return float(dt) if isinstance(dt, (int, float, np.number)) else None
+        """Simulated time of one low-level step, where the environment, or the one that it holds, tells it."""
+        return step_seconds_of(self.env, inside=True)
+
+    @property
+    def env_name(self) -> str:
+        """What messages call the environment."""
+        return env_name(self.env)
 
     def _nothing_but(self, error: Exception) -> tuple[Any, dict[str, Any]]:
         """Some observation, and the info that reports an error with its traceback; the error itself unless asked to."""

@@ -10,7 +10,6 @@ import dataclasses
 import hashlib
 import json
 import re
-import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -155,18 +154,6 @@ def check_actions(space: spaces.Space, policy: SkillPolicy) -> None:
     )
     if not (same_kind and same):
         raise _other_actions(space, policy)
-
-
-def warn_of_other_dt(policy: SkillPolicy, seconds: float | None, name: str) -> None:
-    """Warn where a step of the environment takes another time than one of the data that `policy` was trained on."""
-    trained = getattr(policy.config, "step_seconds", None)
-    if trained and seconds and abs(seconds - trained) > 0.01 * trained:
-        warnings.warn(
-            f"one step of {name} is {seconds:.6g} s of simulated time, and the skill policy was trained on steps of "
-            f"{trained:.6g} s: its movements will be too fast or too slow. Make the environment with the frame_skip "
-            "(or time step) of the policy's data",
-            stacklevel=3,
-        )
 
 
 def check_executors(space: spaces.Space, policy: SkillPolicy, factory: str) -> tuple[int, int]:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import gymnasium as gym
 import numpy as np
 
+from didi_gym.core.observations import warn_of_other_step
 from didi_gym.wrappers.controller import Engine, EngineName, MaskFn, ObservationFn, SkillController
 from didi_gym.wrappers.executor import SkillExecutor, TerminateFn, env_name, refuse_outer_time_limit
 from didi_gym.wrappers.references import (
@@ -16,7 +17,6 @@ from didi_gym.wrappers.references import (
     load_policy,
     policy_reference,
     resolve_settings,
-    warn_of_other_dt,
 )
 from didi_gym.wrappers.rewards import Reward, RewardRule
 
@@ -154,7 +154,7 @@ class SkillActionWrapper(gym.Wrapper, gym.utils.RecordConstructorArgs):
             engine=engine,
             batch_invariant=batch_invariant,
         )
-        warn_of_other_dt(self.policy, self._executor.step_seconds, env_name(env))
+        warn_of_other_step(self._executor.step_seconds, self.policy.config.step_seconds, env_name(env))
         self._closed = False
         self._inputs: np.ndarray | None = None
         self._kept: Any = None

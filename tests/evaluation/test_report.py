@@ -168,13 +168,13 @@ def test_an_environment_of_other_time_steps_than_the_data_is_warned_of():
     class Timed(Point):
         dt = 0.1
 
-    with pytest.warns(UserWarning, match=r"takes 0.1 s, but.* 0.05 s"):
-        warn_of_other_step(Timed(), 0.05)
+    with pytest.warns(UserWarning, match=r"takes 0.1 s of simulated time, but.* 0.05 s"):
+        warn_of_other_step(0.1, 0.05)
     policy = Compass()
     policy.config = replace(policy.config, step_seconds=0.05)
-    with pytest.warns(UserWarning, match=r"takes 0.1 s, but.* 0.05 s"):
+    with pytest.warns(UserWarning, match=r"takes 0.1 s of simulated time, but.* 0.05 s"):
         SkillSimulator(policy, Timed())
-    warn_of_other_step(Timed(), 0.1), warn_of_other_step(Timed(), None), warn_of_other_step(Point(), 0.05)
+    warn_of_other_step(0.1, 0.1), warn_of_other_step(0.1, None), warn_of_other_step(None, 0.05)
     assert step_seconds_of(gym.make("HalfCheetah-v5")) == pytest.approx(0.05)
     assert step_seconds_of(gym.make("CartPole-v1")) is None  # 50 pictures a second say nothing about time
 

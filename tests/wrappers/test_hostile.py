@@ -1,6 +1,7 @@
 """What environments say that no policy should act on: NaN, other units, odd rewards, the older gym's interface."""
 
 import warnings
+from dataclasses import replace
 
 import gymnasium as gym
 import numpy as np
@@ -121,10 +122,10 @@ def test_a_number_that_is_not_finite_is_an_error_that_names_where_it_is(number, 
         makers = [lambda: ToyEnv(30, 30), lambda since=since: Broken(number, since)]
         executors = [lambda make=make: SkillExecutor(make(), skill_duration=6, replan_every=4) for make in makers]
         envs = SkillActionVectorWrapper(SyncVectorEnv(executors), ScriptedPolicy(kind), obs_fn=obs_fn)
-        with pytest.raises(ValueError, match=rf"sub-environment 1 of .*: {place} is -?(nan|inf)"):
+        with pytest.raises(ValueError, match=rf"sub-environment 1 of ToyEnv: {place} is -?(nan|inf)"):
             begin(envs, envs.action_space.sample())
         venv = SkillActionVecEnvWrapper(DummyVecEnv(executors), ScriptedPolicy(kind), obs_fn=obs_fn)
-        with pytest.raises(ValueError, match=rf"sub-environment 1 of .*: {place} is -?(nan|inf)"):
+        with pytest.raises(ValueError, match=rf"sub-environment 1 of ToyEnv: {place} is -?(nan|inf)"):
             begin(venv, envs.action_space.sample())
 
 
@@ -213,7 +214,7 @@ class Timed(ToyEnv):
 def test_another_time_step_than_that_of_the_data_warns_with_both():
     policy = ScriptedPolicy()
     for seconds, warns in ((0.05, False), (0.01, True), (None, False)):
-        object.__setattr__(policy, "config", _With(policy.config, seconds))
+        policy.config = replace(policy.config, step_seconds=seconds)
         for make in (didi_gym.make, didi_gym.make_vec, make_vec_env):
             with warnings.catch_warnings(record=True) as caught:
                 warnings.simplefilter("always")
@@ -223,14 +224,20 @@ def test_another_time_step_than_that_of_the_data_warns_with_both():
             assert not warns or ("0.05 s" in found[0] and "0.01 s" in found[0])
 
 
-class _With:
-    """A configuration that also says how long a step of the data is."""
+class Holder(ToyEnv):
+    """An environment that only tells the time of the body that it holds, as mazes do."""
 
-    def __init__(self, config, step_seconds):
-        self._config, self.step_seconds = getattr(config, "_config", config), step_seconds
+    def __init__(self):
+        super().__init__(30, 30)
+        self.body = Timed()
 
-    def __getattr__(self, name):
-        return getattr(self._config, name)
+
+def test_the_time_step_of_a_body_that_an_environment_holds_counts():
+    policy = ScriptedPolicy()
+    policy.config = replace(policy.config, step_seconds=0.01)
+    for make in (didi_gym.make, didi_gym.make_vec, make_vec_env):
+        with pytest.warns(UserWarning, match="one step of Holder takes 0.05 s"):
+            make(Holder, policy)
 
 
 # -- masks -----------------------------------------------------------------------------------------------------------
