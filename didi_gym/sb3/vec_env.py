@@ -18,7 +18,7 @@ from stable_baselines3.common.vec_env.base_vec_env import VecEnvIndices, VecEnvO
 
 from didi_gym.core.observations import warn_of_other_step
 from didi_gym.wrappers.controller import Engine, EngineName, MaskFn, ObservationFn, Schedule, SkillController
-from didi_gym.wrappers.executor import SkillExecutor
+from didi_gym.wrappers.executor import PlainSteps, SkillExecutor
 from didi_gym.wrappers.ids import SKILL_ID
 from didi_gym.wrappers.make import VECTOR_ONLY, EnvId, known_settings, make_wrapped, split_settings
 from didi_gym.wrappers.references import (
@@ -258,7 +258,7 @@ def make_vec_env(
     timeout = settings.planning.get("worker_timeout", WORKER_TIMEOUT)
     own_process = issubclass(vec_env_cls, SubprocVecEnv)
     venv = make_monitored(
-        functools.partial(make_wrapped, env_id, wrappers, settings.low_level),
+        functools.partial(make_wrapped, env_id, (*wrappers, PlainSteps), settings.low_level),
         n_envs,
         seed=seed,
         monitor_dir=monitor_dir,

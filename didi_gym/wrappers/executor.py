@@ -8,7 +8,7 @@ from __future__ import annotations
 import sys
 import traceback
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import gymnasium as gym
 import numpy as np
@@ -20,6 +20,8 @@ from didi_gym.core.observations import step_seconds_of
 from didi_gym.wrappers.rewards import Reward, RewardRule
 
 _TIME_LIMIT_RESET = gym.wrappers.TimeLimit.reset.__code__
+_ANSWERS = {"reset": "(observation, info)", "step": "(observation, reward, terminated, truncated, info)"}
+_UNPACKED = "values to unpack"  # in Python's words for a tuple of another length
 TerminateFn = Callable[[Any, np.ndarray, int], bool]
 
 SKILL_KEYS = frozenset(
@@ -145,7 +147,7 @@ class SkillExecutor(gym.Wrapper, gym.utils.RecordConstructorArgs):
         try:
             answer = self.env.reset(seed=seed, options=options)
             if not (isinstance(answer, tuple) and len(answer) == 2 and isinstance(answer[1], dict)):
-                raise self._old_api("reset", "(observation, info)", answer)
+                raise old_api(self.env, "reset", answer)
             self.observation, info = answer
         except Exception as error:
             return self._nothing_but(error)
@@ -186,14 +188,19 @@ class SkillExecutor(gym.Wrapper, gym.utils.RecordConstructorArgs):
             return True
         rewards, goals, step = self._rewards, self._goals, self.env.step
         for action in to_actions(actions[: self._duration - len(rewards)], self._low_level_space):
-            answer = step(action)
+            try:
+                answer = step(action)
+            except ValueError as error:
+                if _UNPACKED not in str(error):
+                    raise
+                raise old_api(self.env, "step", str(error)) from error  # a TimeLimit inside has met four values
             if len(answer) != 5:
-                raise self._old_api("step", "(observation, reward, terminated, truncated, info)", answer)
+                raise old_api(self.env, "step", answer)
             self.observation, reward, terminated, truncated, self._last_info = answer
             if goals is not None:
                 goals[len(rewards)] = self.observation["achieved_goal"]
                 self._infos.append(self._last_info)
-            rewards.append(reward if type(reward) is float else self._number(reward))
+            rewards.append(reward if type(reward) is float else one_number(reward, self.env))
             self.low_level_steps += 1
             if terminated or truncated:
                 self._terminated, self._truncated = bool(terminated), bool(truncated)
@@ -319,23 +326,6 @@ class SkillExecutor(gym.Wrapper, gym.utils.RecordConstructorArgs):
         totals = self.reward_rule.totals(rewards, lengths)
         return totals if many else float(totals[0])
 
-    def _number(self, reward: Any) -> float:
-        """A reward that came as another kind of number, or as an array of one."""
-        numbers = np.asarray(reward, dtype=np.float64)
-        if numbers.size != 1:
-            raise ValueError(
-                f"a reward must be one number, and {env_name(self.env)} gave {numbers.size}, of shape {numbers.shape}: "
-                "make them one in a gymnasium.RewardWrapper inside, e.g. by their weighted sum"
-            )
-        return float(numbers.reshape(()))
-
-    def _old_api(self, method: str, expected: str, answer: Any) -> TypeError:
-        came = f"{len(answer)} values" if isinstance(answer, tuple) else type(answer).__name__
-        return TypeError(
-            f"{method} of {env_name(self.env)} must return {expected} as gymnasium.Env says, got {came}, perhaps from "
-            "an environment written for the older gym: change its methods, or wrap it with the package shimmy"
-        )
-
     @property
     def step_seconds(self) -> float | None:
         """Simulated time of one low-level step, where the environment, or the one that it holds, tells it."""
@@ -364,6 +354,39 @@ class SkillExecutor(gym.Wrapper, gym.utils.RecordConstructorArgs):
         )
         self._infos: list[dict[str, Any]] = []
         self._last_info = {}
+
+
+class PlainSteps(gym.Wrapper):
+    """Sees to it that a step is five values and its reward one number: for wrappers that can take nothing else."""
+
+    def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
+        answer = self.env.step(action)
+        if len(answer) != 5:
+            raise old_api(self.env, "step", answer)
+        observation, reward, terminated, truncated, info = answer
+        return observation, one_number(reward, self.env), terminated, truncated, info
+
+
+def one_number(reward: Any, env: gym.Env) -> float:
+    """A reward that came as another kind of number, or as an array of one."""
+    numbers = np.asarray(reward, dtype=np.float64)
+    if numbers.size != 1 or reward is None:
+        came = "None" if reward is None else f"{numbers.size}, of shape {numbers.shape}"
+        raise ValueError(
+            f"a reward must be one number, and {env_name(env)} gave {came}: make them one in a "
+            "gymnasium.RewardWrapper inside, e.g. by their weighted sum"
+        )
+    return float(numbers.reshape(()))
+
+
+def old_api(env: gym.Env, method: Literal["reset", "step"], answer: Any) -> TypeError:
+    """The error for what a method returned, or for what another wrapper said of it, where that is not Gymnasium's."""
+    came = f"{len(answer)} values" if isinstance(answer, tuple) else type(answer).__name__
+    return TypeError(
+        f"{method} of {env_name(env)} must return {_ANSWERS[method]} as gymnasium.Env says, got "
+        f"{answer if isinstance(answer, str) else came}, perhaps from an environment written for the older gym: change "
+        "its methods, or wrap it with the package shimmy"
+    )
 
 
 def action_vectors(space: spaces.Space) -> spaces.Box:

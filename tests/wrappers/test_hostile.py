@@ -304,13 +304,21 @@ def test_a_reward_may_be_an_array_of_one_number(reward):
     env = SkillActionWrapper(Rewarding(reward), ScriptedPolicy())
     env.reset(seed=0)
     assert env.step(np.ones(2))[1] == 12.0
+    venv = make_vec_env(lambda: Rewarding(reward), ScriptedPolicy())  # with a Monitor, which takes no array
+    venv.reset()
+    assert venv.step(np.ones((1, 2)))[1] == 12.0
 
 
-def test_a_reward_of_several_numbers_is_refused():
-    env = SkillActionWrapper(Rewarding(np.ones(3)), ScriptedPolicy())
+@pytest.mark.parametrize(("reward", "came"), [(np.ones(3), r"3, of shape \(3,\)"), (None, "None")])
+def test_a_reward_that_is_not_one_number_is_refused(reward, came):
+    env = SkillActionWrapper(Rewarding(reward), ScriptedPolicy())
     env.reset(seed=0)
-    with pytest.raises(ValueError, match=r"Rewarding gave 3, of shape \(3,\)"):
+    with pytest.raises(ValueError, match=f"Rewarding gave {came}: "):
         env.step(np.ones(2))
+    venv = make_vec_env(lambda: Rewarding(reward), ScriptedPolicy())
+    venv.reset()
+    with pytest.raises(ValueError, match=f"Rewarding gave {came}: "):
+        venv.step(np.ones((1, 2)))
 
 
 class OldReset(ToyEnv):
@@ -330,6 +338,14 @@ def test_an_environment_of_the_older_gym_is_named_with_what_was_expected():
     env = SkillActionWrapper(OldStep(), ScriptedPolicy())
     env.reset(seed=0)
     with pytest.raises(TypeError, match=r"step of OldStep must return .*got 4 values"):
+        env.step(np.ones(2))
+    venv = make_vec_env(OldStep, ScriptedPolicy())
+    venv.reset()
+    with pytest.raises(TypeError, match=r"step of OldStep must return .*got 4 values"):
+        venv.step(np.ones((1, 2)))
+    env = SkillActionWrapper(gym.wrappers.TimeLimit(OldStep(), 30), ScriptedPolicy())  # as gymnasium.make has it
+    env.reset(seed=0)
+    with pytest.raises(TypeError, match=r"step of OldStep must return .*\(expected 5, got 4\), perhaps"):
         env.step(np.ones(2))
 
 
