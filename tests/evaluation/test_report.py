@@ -5,6 +5,7 @@ from dataclasses import asdict, replace
 import gymnasium as gym
 import numpy as np
 import pytest
+import torch
 from gymnasium import spaces
 
 from didi_gym.core.layout import Layout
@@ -298,6 +299,15 @@ def test_probes_find_what_is_there_and_nothing_in_noise():
     assert found.low <= found.bits <= found.high and found.low > 3.8 and found.accuracy == 1
     found = mutual_information(rng.normal(size=(40, 16, 2)).astype(np.float32), 16, 0)
     assert 0 <= found.low <= found.bits <= found.high < 0.1 and found.accuracy < 0.2
+
+
+def test_probes_leave_torchs_global_generators_as_they_were(monkeypatch):
+    torch.manual_seed(7)
+    expected = torch.rand(3)
+    torch.manual_seed(7)
+    monkeypatch.setattr(torch.cuda, "manual_seed_all", lambda seed: pytest.fail("the generators of GPUs are seeded"))
+    mutual_information(np.random.default_rng(0).normal(size=(6, 4, 3)), 4, 0)
+    assert torch.equal(torch.rand(3), expected)
 
 
 def test_columns_that_hardly_ever_change_neither_blow_a_probe_up_nor_hide_what_others_tell():

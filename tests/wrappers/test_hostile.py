@@ -358,6 +358,18 @@ def test_an_environment_that_is_many_is_sent_to_make_vec():
         SkillActionWrapper(OfBothKinds(), ScriptedPolicy())
 
 
+class ManyInOne(ToyEnv):
+    """Many environments that call themselves one."""
+
+    def _observation(self):
+        return np.stack([super()._observation()] * 2)
+
+
+def test_observations_of_many_environments_in_one_are_not_blamed_on_a_function_that_nobody_gave():
+    with pytest.raises(ValueError, match=r"^an observation of ManyInOne is not what .* shape \(2, 2\).*make_vec"):
+        SkillActionWrapper(ManyInOne(), ScriptedPolicy()).reset()
+
+
 def test_lengths_and_autoreset_are_of_the_kinds_that_other_libraries_read():
     env = SkillActionWrapper(ToyEnv(30, 30), ScriptedPolicy())
     env.reset(seed=0)
