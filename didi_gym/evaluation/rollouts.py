@@ -28,7 +28,7 @@ from didi_gym.core.progress import progress as progress_bar
 from didi_gym.data.dataset import TrajectoryDataset
 from didi_gym.data.minari import load_minari
 from didi_gym.models.policy import SkillPolicy
-from didi_gym.wrappers.executor import to_actions
+from didi_gym.wrappers.executor import refuse_inside, to_actions
 from didi_gym.wrappers.make import make_low_level
 
 _FIRST_SEED = 1_000_000  # far from the seeds that data sets are made with
@@ -90,12 +90,16 @@ class SkillSimulator:
     Args:
         env: An environment whose observation holds the policy's whole state; a `TimeLimit` around it is taken off.
         contact_geoms: Regular expression of MuJoCo geom names; contacts with them are counted.
+
+    Raises:
+        ValueError: Its observations cannot be compared with the data, or a NormalizeObservation has changed them.
     """
 
     def __init__(self, policy: SkillPolicy, env: gym.Env, contact_geoms: str | None = None) -> None:
         layout = policy.config.layout
         if layout.state_source is None:
             raise ValueError("this policy's layout has no state_source, so rollouts cannot be compared with its data")
+        refuse_inside(env)
         self.policy = policy
         warn_of_other_step(step_seconds_of(env, inside=True), policy.config.step_seconds)
         self.env = _without_time_limit(env)

@@ -5,8 +5,10 @@ Imports no torch: this module runs in environment worker processes, while planni
 
 from __future__ import annotations
 
+import math
 import sys
 import traceback
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Literal
 
@@ -19,7 +21,6 @@ from gymnasium.vector.utils import batch_space, create_empty_array, iterate
 from didi_gym.core.observations import step_seconds_of
 from didi_gym.wrappers.rewards import Reward, RewardRule
 
-_TIME_LIMIT_RESET = gym.wrappers.TimeLimit.reset.__code__
 _ANSWERS = {"reset": "(observation, info)", "step": "(observation, reward, terminated, truncated, info)"}
 _UNPACKED = "values to unpack"  # in Python's words for a tuple of another length
 TerminateFn = Callable[[Any, np.ndarray, int], bool]
@@ -468,26 +469,42 @@ def refuse_inside(env: gym.Env | VectorEnv) -> None:
 
 
 def refuse_outer_time_limit(env: gym.Wrapper) -> None:
-    """Raise ValueError where a TimeLimit that counts skills is around `env` and calls its `reset`."""
-    if any(layer._elapsed_steps == 0 for layer in time_limits_around(env)):
-        raise ValueError(
-            "a TimeLimit around a skill-action environment counts skills, not low-level steps, and ends "
-            "episodes unseen by a Monitor inside; put it inside: SkillActionWrapper(TimeLimit(env, n), ...) or "
-            "didi_gym.make(env_id, policy, max_episode_steps=n)"
-        )
+    """Raise ValueError where a TimeLimit that counts skills is around `env` and calls its `reset`.
+
+    A TimeAwareObservation around it, which counts them too, is warned of.
+    """
+    for layer in wrappers_around(env):
+        if isinstance(layer, gym.wrappers.TimeLimit) and layer._elapsed_steps != -math.inf:
+            raise ValueError(
+                "a TimeLimit around a skill-action environment counts skills, not low-level steps, and ends "
+                "episodes unseen by a Monitor inside; put it inside: SkillActionWrapper(TimeLimit(env, n), ...) or "
+                "didi_gym.make(env_id, policy, max_episode_steps=n)"
+            )
+        if isinstance(layer, gym.wrappers.TimeAwareObservation):
+            warnings.warn(
+                "a TimeAwareObservation around a skill-action environment shows the agent how many skills have passed, "
+                "beside a limit that counts low-level steps: leave it out, or show low_level_steps in an "
+                "ObservationWrapper of your own (docs/guides/other_libraries.md)",
+                stacklevel=1,
+            )
 
 
 def time_limits_around(env: gym.Wrapper) -> Iterator[gym.wrappers.TimeLimit]:
-    """The TimeLimits around `env` whose `reset` is running.
+    """The TimeLimits around `env` whose `reset` is running."""
+    return (layer for layer in wrappers_around(env) if isinstance(layer, gym.wrappers.TimeLimit))
 
-    A wrapper cannot see what is around it, but a TimeLimit whose `reset` is running can be asked what it holds.
+
+def wrappers_around(env: gym.Wrapper) -> Iterator[gym.Wrapper]:
+    """The wrappers around `env` whose `reset` is running.
+
+    A wrapper cannot see what is around it, but one whose `reset` is running can be asked what it holds.
     """
     frame = sys._getframe(1)
     while frame is not None:
-        if frame.f_code is _TIME_LIMIT_RESET:
-            layer = limit = frame.f_locals["self"]
+        if frame.f_code.co_name == "reset":
+            layer = around = frame.f_locals.get("self")
             while isinstance(layer, gym.Wrapper) and layer is not env:
                 layer = vars(layer).get("env")  # absent where a wrapper's constructor calls `reset`
-            if layer is env:
-                yield limit
+            if layer is env and around is not env and isinstance(around, gym.Wrapper):
+                yield around
         frame = frame.f_back  # type: ignore[assignment]

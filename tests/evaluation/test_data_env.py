@@ -191,6 +191,12 @@ def test_wrappers_that_film_are_left_out_and_one_without_arguments_is_named():
         make_data_env(policy_of(), spec=spec)
 
 
+def test_rollouts_through_statistics_that_move_are_refused():
+    """Those of the data, with which the policy was trained, are not recorded anywhere."""
+    with pytest.raises(ValueError, match="NormalizeObservation inside changes these by statistics"):
+        SkillSimulator(random_policy(Layout.flat(3)), gym.wrappers.NormalizeObservation(gym.make("Pendulum-v1")))
+
+
 def test_an_environment_that_nobody_registered_is_answered_with_what_to_do():
     with pytest.raises(gym.error.UnregisteredEnv, match=r"--env module:Nowhere-v0.*recover_environment"):
         make_data_env(policy_of(env_id="Nowhere-v0"))
