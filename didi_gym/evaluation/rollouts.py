@@ -28,7 +28,7 @@ from didi_gym.core.progress import progress as progress_bar
 from didi_gym.data.dataset import TrajectoryDataset
 from didi_gym.data.minari import load_minari
 from didi_gym.models.policy import SkillPolicy
-from didi_gym.wrappers.executor import refuse_inside, to_actions
+from didi_gym.wrappers.executor import old_api, refuse_inside, to_actions
 from didi_gym.wrappers.make import make_low_level
 
 _FIRST_SEED = 1_000_000  # far from the seeds that data sets are made with
@@ -167,7 +167,7 @@ class SkillSimulator:
 
     def visit(self, start: Start) -> np.ndarray:
         """Go to a start and return its state `(state_dim,)`."""
-        observation, _ = self.env.reset(seed=start.seed)
+        observation = self._reset(start.seed)
         if start.state is not None:
             inner: Any = self.env.unwrapped
             numbers = recover_numbers(start.state, self._source)
@@ -176,7 +176,7 @@ class SkillSimulator:
         for action in () if start.actions is None else start.actions:
             observation, _, terminated, truncated, _ = self._step(action)
             if terminated or truncated:  # the environment does not repeat itself; the reset is still a start
-                observation, _ = self.env.reset(seed=start.seed)
+                observation = self._reset(start.seed)
                 break
         return self._select(observation)
 
@@ -198,8 +198,17 @@ class SkillSimulator:
         fell, cut = bool(terminated), bool(truncated) and not terminated
         return Rollout(np.stack(states), np.stack(actions), fell, contact, cut)
 
+    def _reset(self, seed: int) -> Any:
+        answer = self.env.reset(seed=seed)
+        if not (isinstance(answer, tuple) and len(answer) == 2):
+            raise old_api(self.env, "reset", answer)
+        return answer[0]
+
     def _step(self, action: np.ndarray) -> Any:
-        return self.env.step(to_actions(action, self.env.action_space))
+        answer = self.env.step(to_actions(action, self.env.action_space))
+        if len(answer) != 5:
+            raise old_api(self.env, "step", answer)
+        return answer
 
 
 def hold_skills(

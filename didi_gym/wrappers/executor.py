@@ -294,6 +294,18 @@ class SkillExecutor(gym.Wrapper, gym.utils.RecordConstructorArgs):
             )
         return rewards.reshape(n, k)
 
+    def ends_at(self, goal: np.ndarray) -> bool | None:
+        """Whether an episode ends where a goal `(*goal shape)` is achieved; None where the environment does not say.
+
+        It says so by `compute_terminated`, as the goal environments of gymnasium-robotics do.
+        """
+        if not self.env.has_wrapper_attr("compute_terminated"):
+            return None
+        try:
+            return bool(self.env.get_wrapper_attr("compute_terminated")(goal, goal, {}))
+        except Exception:  # it may ask for more than goals
+            return None
+
     def compute_reward(self, achieved_goal: np.ndarray, desired_goal: np.ndarray, info: Any) -> Any:
         """The reward of one skill, or of n, for another desired goal: scored as in `step`, at every low-level step.
 
@@ -380,10 +392,14 @@ def one_number(reward: Any, env: gym.Env) -> float:
     return float(numbers.reshape(()))
 
 
-def old_api(env: gym.Env, method: Literal["reset", "step"], answer: Any) -> TypeError:
+class OldInterface(gym.error.Error, TypeError):
+    """An environment answers as those of the older gym did."""
+
+
+def old_api(env: gym.Env, method: Literal["reset", "step"], answer: Any) -> OldInterface:
     """The error for what a method returned, or for what another wrapper said of it, where that is not Gymnasium's."""
     came = f"{len(answer)} values" if isinstance(answer, tuple) else type(answer).__name__
-    return TypeError(
+    return OldInterface(
         f"{method} of {env_name(env)} must return {_ANSWERS[method]} as gymnasium.Env says, got "
         f"{answer if isinstance(answer, str) else came}, perhaps from an environment written for the older gym: change "
         "its methods, or wrap it with the package shimmy"

@@ -215,6 +215,10 @@ class SkillActionWrapper(gym.Wrapper, gym.utils.RecordConstructorArgs):
     def reward_rule(self) -> RewardRule:
         return self._executor.reward_rule
 
+    def ends_at(self, goal: np.ndarray) -> bool | None:
+        """Whether an episode ends where a goal is achieved; see `SkillExecutor.ends_at`."""
+        return self._executor.ends_at(goal)
+
     def compute_reward(self, achieved_goal: np.ndarray, desired_goal: np.ndarray, info: Any) -> Any:
         """The reward of one or n skills for other desired goals; see `SkillExecutor.compute_reward`."""
         return self._executor.compute_reward(achieved_goal, desired_goal, info)

@@ -16,7 +16,7 @@ from didi_gym.core.environments import asks_for_trust
 from didi_gym.core.layout import Layout
 from didi_gym.data.dataset import TrajectoryDataset
 from didi_gym.evaluation.report import fidelity
-from didi_gym.evaluation.rollouts import SkillSimulator, env_spec_from_json, make_data_env
+from didi_gym.evaluation.rollouts import SkillSimulator, env_spec_from_json, hold_skills, make_data_env
 from tests.examples import random_policy
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*precision lowered")  # of bounds, by Gymnasium's RescaleObservation
@@ -189,6 +189,23 @@ def test_wrappers_that_film_are_left_out_and_one_without_arguments_is_named():
     spec.additional_wrappers[0].kwargs = None
     with pytest.raises(ValueError, match="RecordVideo"):
         make_data_env(policy_of(), spec=spec)
+
+
+class OldStep(gym.Wrapper):
+    def step(self, action):
+        return self.env.step(action)[:4]
+
+
+class OldReset(gym.Wrapper):
+    def reset(self, **kwargs):
+        return self.env.reset(**kwargs)[0]
+
+
+@pytest.mark.parametrize(("old", "method"), [(OldStep, "step"), (OldReset, "reset")])
+def test_rollouts_in_an_environment_of_the_older_gym_name_what_was_expected(old, method):
+    env = old(gym.make("Pendulum-v1").unwrapped)
+    with pytest.raises(gym.error.Error, match=f"^{method} of Pendulum-v1 must return .*gymnasium.Env.*got"):
+        hold_skills(policy_of(), env, skills=2, episodes=1, steps=4, progress=False)
 
 
 def test_rollouts_through_statistics_that_move_are_refused():
