@@ -26,6 +26,7 @@ from didi_gym.wrappers.references import (
     load_policy,
     policy_reference,
     resolve_settings,
+    warn_of_other_units,
 )
 from didi_gym.wrappers.workers import WORKER_TIMEOUT, WorkerError, Workers, start
 
@@ -121,6 +122,8 @@ class SkillActionVecEnvWrapper(VecEnvWrapper):
         if self.policy.config.step_seconds is not None:
             seconds = self.venv.get_attr("step_seconds", indices=[0])[0]
             warn_of_other_step(seconds, self.policy.config.step_seconds, name)
+        if self.policy.config.env_spec is not None:
+            warn_of_other_units(self.policy, self.venv.get_attr("observation_wrappers", indices=[0])[0], name)
 
     def reset(self) -> VecEnvObs:
         self._schedule = None

@@ -21,6 +21,7 @@ from gymnasium.vector.utils import batch_space, create_empty_array, iterate
 from didi_gym.core.observations import step_seconds_of
 from didi_gym.wrappers.rewards import Reward, RewardRule
 
+UNIT_WRAPPERS = ("NormalizeObservation", "RescaleObservation", "TransformObservation")
 _ANSWERS = {"reset": "(observation, info)", "step": "(observation, reward, terminated, truncated, info)"}
 _UNPACKED = "values to unpack"  # in Python's words for a tuple of another length
 TerminateFn = Callable[[Any, np.ndarray, int], bool]
@@ -343,6 +344,15 @@ class SkillExecutor(gym.Wrapper, gym.utils.RecordConstructorArgs):
     def step_seconds(self) -> float | None:
         """Simulated time of one low-level step, where the environment, or the one that it holds, tells it."""
         return step_seconds_of(self.env, inside=True)
+
+    @property
+    def observation_wrappers(self) -> tuple[str, ...]:
+        """Which of Gymnasium's wrappers that give observations other units are inside."""
+        layer, found = self.env, set()
+        while isinstance(layer, gym.Wrapper):
+            found.add(type(layer).__name__)
+            layer = layer.env
+        return tuple(name for name in UNIT_WRAPPERS if name in found)
 
     @property
     def env_name(self) -> str:

@@ -10,6 +10,7 @@ import dataclasses
 import hashlib
 import json
 import re
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,7 +20,7 @@ from gymnasium import spaces
 from gymnasium.envs.registration import EnvSpec
 
 from didi_gym.core.observations import is_bound
-from didi_gym.wrappers.executor import action_vectors
+from didi_gym.wrappers.executor import UNIT_WRAPPERS, action_vectors
 
 if TYPE_CHECKING:
     from didi_gym.models.policy import SkillPolicy
@@ -154,6 +155,24 @@ def check_actions(space: spaces.Space, policy: SkillPolicy) -> None:
     )
     if not (same_kind and same):
         raise _other_actions(space, policy)
+
+
+def warn_of_other_units(policy: SkillPolicy, wrappers: Sequence[str], name: str) -> None:
+    """Warn where an environment's observations do not pass the wrappers that those of the policy's data have passed.
+
+    Args:
+        wrappers: `SkillExecutor.observation_wrappers` of the environment, which is called `name`.
+    """
+    if policy.config.env_spec is None:  # nothing is known of the data's wrappers
+        return
+    recorded = [wrapper for wrapper in UNIT_WRAPPERS if f'"{wrapper}"' in policy.config.env_spec]
+    if recorded != list(wrappers):
+        warnings.warn(
+            f"observations of {name} have passed {' and '.join(wrappers) or 'no wrapper that changes units'}, those of "
+            f"the skill policy's data {' and '.join(recorded) or 'none'}, so the policy may read other numbers than in "
+            "training; give the environment the wrappers of the data (wrappers=)",
+            stacklevel=1,
+        )
 
 
 def check_executors(space: spaces.Space, policy: SkillPolicy, factory: str) -> tuple[int, int]:

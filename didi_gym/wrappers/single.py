@@ -17,6 +17,7 @@ from didi_gym.wrappers.references import (
     load_policy,
     policy_reference,
     resolve_settings,
+    warn_of_other_units,
 )
 from didi_gym.wrappers.rewards import Reward, RewardRule
 
@@ -155,6 +156,7 @@ class SkillActionWrapper(gym.Wrapper, gym.utils.RecordConstructorArgs):
             batch_invariant=batch_invariant,
         )
         warn_of_other_step(self._executor.step_seconds, self.policy.config.step_seconds, env_name(env))
+        warn_of_other_units(self.policy, self._executor.observation_wrappers, env_name(env))
         self._closed = False
         self._inputs: np.ndarray | None = None
         self._kept: Any = None

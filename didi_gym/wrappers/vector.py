@@ -18,7 +18,7 @@ from gymnasium.vector.utils import batch_space
 from didi_gym.core.observations import warn_of_other_step
 from didi_gym.wrappers.controller import Engine, EngineName, MaskFn, ObservationFn, SkillController
 from didi_gym.wrappers.executor import refuse_inside
-from didi_gym.wrappers.references import check_executors, load_policy, pinned, resolve_settings
+from didi_gym.wrappers.references import check_executors, load_policy, pinned, resolve_settings, warn_of_other_units
 from didi_gym.wrappers.workers import WORKER_TIMEOUT, WorkerError, Workers
 
 if TYPE_CHECKING:
@@ -116,6 +116,8 @@ class SkillActionVectorWrapper(VectorWrapper):
             base.parent_pipes = self._workers.watch(base.parent_pipes, worker_timeout)
         if self.policy.config.step_seconds is not None:
             warn_of_other_step(self.get_attr("step_seconds")[0], self.policy.config.step_seconds, name)
+        if self.policy.config.env_spec is not None:
+            warn_of_other_units(self.policy, self.get_attr("observation_wrappers")[0], name)
 
     def reset(
         self, *, seed: int | Sequence[int | None] | None = None, options: dict[str, Any] | None = None

@@ -207,6 +207,24 @@ def test_first_observations_far_outside_the_data_warn_once():
         SkillActionWrapper(ToyEnv(30, 30), narrow_policy(scale=0.2)).reset(seed=0)
 
 
+def halved(env):
+    return gym.wrappers.TransformObservation(env, lambda observation: observation / 2, env.observation_space)
+
+
+@pytest.mark.parametrize("make", [didi_gym.make, didi_gym.make_vec, make_vec_env])
+@pytest.mark.parametrize("recorded", [True, False])
+def test_other_wrappers_of_observations_than_those_of_the_data_are_warned_of(make, recorded):
+    spec = gym.make("Pendulum-v1").spec
+    wrapper = gym.envs.registration.WrapperSpec("TransformObservation", "gymnasium.wrappers:TransformObservation", None)
+    policy = ScriptedPolicy()
+    policy.config = replace(policy.config, env_spec=replace(spec, additional_wrappers=(wrapper,) * recorded).to_json())
+    make(ToyEnv, policy, wrappers=[halved] * recorded)  # a warning would be an error
+    with pytest.warns(UserWarning, match=r"observations of ToyEnv have passed .*TransformObservation"):
+        make(ToyEnv, policy, wrappers=[halved] * (not recorded))
+    policy.config = replace(policy.config, env_spec=None)
+    make(ToyEnv, policy, wrappers=[halved])
+
+
 class Timed(ToyEnv):
     dt = 0.05
 
