@@ -24,12 +24,13 @@ class InputSelector:
     Args:
         space: the observation space of a single environment.
         layout: the policy's layout.
+        exact: give numbers as precise as the observations are, not float32.
 
     Raises:
         ValueError: no source fits.
     """
 
-    def __init__(self, space: spaces.Space, layout: Layout) -> None:
+    def __init__(self, space: spaces.Space, layout: Layout, *, exact: bool = False) -> None:
         fitting = [source for source in layout.sources if _fits(space, source)]
         if not fitting:
             expected = " or ".join(_describe_source(source) for source in layout.sources) or "nothing it knows"
@@ -39,13 +40,13 @@ class InputSelector:
                 f"{len(layout.policy_inputs)} numbers the policy reads"
             )
         self.source: ObservationSource = fitting[0]
-        self._indices = np.array(self.source.indices)
+        self._indices, self._exact = np.array(self.source.indices), exact
 
     def __call__(self, observation: Any) -> np.ndarray:
         """Select from one observation, or from many with the same leading dimensions.
 
         Returns:
-            The policy's inputs, a new float32 array `(..., inputs)`.
+            The policy's inputs, a new float32 array `(..., inputs)`, where not `exact`.
         """
         keys = self.source.keys
         if not keys:
@@ -54,8 +55,8 @@ class InputSelector:
             joined = np.asarray(observation[keys[0]])
         else:
             joined = np.concatenate([observation[key] for key in keys], axis=-1)
-        if self.source.angles:
-            return choose_numbers(joined, self.source)
+        if self.source.angles or self._exact:
+            return choose_numbers(joined, self.source, exact=self._exact)
         return joined[..., self._indices].astype(np.float32)
 
     def place(self, number: int) -> str:

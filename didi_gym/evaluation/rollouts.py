@@ -36,6 +36,7 @@ _BURN_IN = 64  # starts lie up to this many steps of random skills after a reset
 _ENDED_IN_A_ROW = 20  # such walks to a start that ended their episode, before the part of one is taken that did not
 _HELD_SECONDS, _HELD_STEPS = 4.8, 96  # for how long skills are held: of simulated time, where a step's is known
 _MOST_HELD_STEPS = 2_000
+_FAR_AWAY = 1e4  # from here on float32 rounds by more than a thousandth
 _DRAWING = "gymnasium.wrappers.rendering"  # module of the wrappers that only show or film
 
 
@@ -106,8 +107,12 @@ class SkillSimulator:
         self._inputs = list(layout.policy_inputs)
         state_layout = type(layout).flat(layout.state_dim)
         self._select = InputSelector(
-            env.observation_space, type(layout)(**{**vars(state_layout), "sources": (layout.state_source,)})
+            env.observation_space,
+            type(layout)(**{**vars(state_layout), "sources": (layout.state_source,)}),
+            exact=True,
         )
+        self._relative = np.isin(np.arange(layout.state_dim), layout.relative)
+        self._origin = np.zeros(layout.state_dim)
         self._source = layout.state_source
         self._touches = None if contact_geoms is None else _contact_counter(env, contact_geoms)
 
@@ -178,7 +183,7 @@ class SkillSimulator:
             if terminated or truncated:  # the environment does not repeat itself; the reset is still a start
                 observation = self._reset(start.seed)
                 break
-        return self._select(observation)
+        return self._state(observation)
 
     def hold(self, state: np.ndarray, skill: np.ndarray, steps: int, replan_every: int | None = None) -> Rollout:
         """Hold `skill` for `steps` environment steps from the present `state`, or until the episode ends."""
@@ -189,7 +194,7 @@ class SkillSimulator:
             chunk = min(every, steps - len(actions))
             for action in self.policy.plan_actions(states[-1][None, self._inputs], skill[None], chunk)[0]:
                 observation, _, terminated, truncated, _ = self._step(action)
-                states.append(self._select(observation))
+                states.append(self._state(observation))
                 actions.append(action)
                 touching += 0 if self._touches is None else self._touches()
                 if terminated or truncated:
@@ -202,7 +207,14 @@ class SkillSimulator:
         answer = self.env.reset(seed=seed)
         if not (isinstance(answer, tuple) and len(answer) == 2):
             raise old_api(self.env, "reset", answer)
+        first = self._select(answer[0])
+        self._origin = np.where(self._relative & (np.abs(first) >= _FAR_AWAY), first, 0)
         return answer[0]
+
+    def _state(self, observation: Any) -> np.ndarray:
+        """The state `(state_dim,)` in an observation, float32. Of relative numbers only changes count: where float32
+        would lose these, they are counted from the reset, as in the data."""
+        return (self._select(observation) - self._origin).astype(np.float32)
 
     def _step(self, action: np.ndarray) -> Any:
         answer = self.env.step(to_actions(action, self.env.action_space))

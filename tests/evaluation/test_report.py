@@ -8,7 +8,7 @@ import pytest
 import torch
 from gymnasium import spaces
 
-from didi_gym.core.layout import Layout
+from didi_gym.core.layout import Layout, ObservationSource
 from didi_gym.core.observations import step_seconds_of, warn_of_other_step
 from didi_gym.core.skill_space import SkillSpace
 from didi_gym.data.dataset import TrajectoryDataset
@@ -81,6 +81,30 @@ def test_a_perfect_policy_gets_perfect_marks():
     assert report.held_distance == pytest.approx(9.6, rel=1e-3) and report.falls == 0
     assert math.isnan(report.fidelity) and math.isnan(report.contact)
     assert held.paths.shape == (8 * 16, 97, 2) and held.skills.shape == (8 * 16, 2)
+
+
+def test_motion_far_from_the_origin_is_seen_where_only_changes_count():
+    class Far(Point):
+        observation_space = spaces.Box(-np.inf, np.inf, (3,), np.float64)
+
+        def reset(self, *, seed=None, options=None):
+            return self.seen(super().reset(seed=seed)[0]), {}
+
+        def step(self, action):
+            observation, *rest = super().step(action)
+            return self.seen(observation), *rest
+
+        def seen(self, observation):
+            return np.array([*(observation.astype(np.float64) + 5e6), 0])
+
+    policy = Compass()
+    source = ObservationSource(3, (0, 1, 2))
+    policy.config = replace(
+        policy.config,
+        layout=Layout(3, (2,), (0, 1), relative=(0, 1), sources=(ObservationSource(3, (2,)),), state_source=source),
+    )
+    held = hold_skills(policy, Far(), skills=4, episodes=2, steps=20, progress=False)
+    np.testing.assert_allclose(np.linalg.norm(held.paths[:, -1] - held.paths[:, 0], axis=-1), 2.0, rtol=1e-4)
 
 
 def test_plans_that_differ_while_the_body_stands_still_get_no_marks():
