@@ -92,6 +92,7 @@ class SkillExecutor(gym.Wrapper, gym.utils.RecordConstructorArgs):
         skill_dim: int | None = None,
         report_errors: bool = False,
     ) -> None:
+        require_one(env, "SkillExecutor")
         if skill_duration is None:
             skill_duration = _time_limit(env, until_done)
         replan_every = skill_duration if replan_every is None else replan_every
@@ -471,6 +472,17 @@ def _time_limit(env: gym.Env, until_done: bool) -> int:
             "(gymnasium.make(..., max_episode_steps=n), or gymnasium.wrappers.TimeLimit)"
         )
     return limit
+
+
+def require_one(env: Any, wrapper: str) -> None:
+    """Raise TypeError where an environment is no `gymnasium.Env`, or many in one."""
+    base = env.unwrapped if isinstance(env, gym.Wrapper) else env
+    if isinstance(base, VectorEnv) or not isinstance(base, gym.Env):  # EnvPool's are both
+        raise TypeError(
+            f"{wrapper} wraps one gymnasium.Env, got {type(base).__name__}; for vector environments use "
+            "didi_gym.make_vec or didi_gym.sb3.make_vec_env, which make them by id, and for one that was written "
+            "for the older gym the package shimmy"
+        )
 
 
 def env_name(env: gym.Env | VectorEnv) -> str:

@@ -11,7 +11,7 @@ import numpy as np
 
 from didi_gym.core.observations import warn_of_other_step
 from didi_gym.wrappers.controller import Engine, EngineName, MaskFn, ObservationFn, SkillController
-from didi_gym.wrappers.executor import SkillExecutor, TerminateFn, env_name, refuse_outer_time_limit
+from didi_gym.wrappers.executor import SkillExecutor, TerminateFn, env_name, refuse_outer_time_limit, require_one
 from didi_gym.wrappers.references import (
     check_actions,
     load_policy,
@@ -104,13 +104,7 @@ class SkillActionWrapper(gym.Wrapper, gym.utils.RecordConstructorArgs):
         engine: EngineName | Engine = "auto",
         batch_invariant: bool = False,
     ) -> None:
-        many: Any = gym.vector.VectorEnv
-        if isinstance(env, many) or not isinstance(env, gym.Env):  # EnvPool's are both
-            raise TypeError(
-                f"SkillActionWrapper wraps one gymnasium.Env, got {type(env).__name__}; for vector environments use "
-                "didi_gym.make_vec or didi_gym.sb3.make_vec_env, which make them by id, and for one that was written "
-                "for the older gym the package shimmy"
-            )
+        require_one(env, "SkillActionWrapper")
         self.policy = load_policy(policy, device)
         durations, self.replan_every = resolve_settings(self.policy, skill_duration, until_done, replan_every)
         gym.utils.RecordConstructorArgs.__init__(

@@ -374,6 +374,9 @@ class OfBothKinds(ToyEnv, gym.vector.VectorEnv):
 def test_an_environment_that_is_many_is_sent_to_make_vec():
     with pytest.raises(TypeError, match=r"got OfBothKinds; for vector environments use didi_gym\.make_vec"):
         SkillActionWrapper(OfBothKinds(), ScriptedPolicy())
+    for make in (didi_gym.make, didi_gym.make_vec, make_vec_env):
+        with pytest.raises(TypeError, match=r"got OfBothKinds; for vector environments use didi_gym\.make_vec"):
+            make(OfBothKinds, ScriptedPolicy())
 
 
 class ManyInOne(ToyEnv):
