@@ -2,6 +2,9 @@
 
 import ast
 import re
+import runpy
+import sys
+import types
 from dataclasses import fields, is_dataclass
 from functools import reduce
 from importlib import import_module
@@ -49,6 +52,19 @@ def test_every_relative_link_leads_to_a_file_and_a_heading(page):
         file = (page.parent / path).resolve() if path else page
         assert file.is_file() and file.is_relative_to(ROOT), f"{target} leads nowhere"
         assert not heading or heading in anchors(file.read_text()), f"{target} leads to no heading"
+
+
+def test_the_page_of_a_package_index_leads_to_nothing_that_only_a_checkout_has(monkeypatch):
+    hook = types.ModuleType("hatchling.metadata.plugin.interface")
+    hook.MetadataHookInterface = object
+    monkeypatch.setitem(sys.modules, hook.__name__, hook)
+    page = runpy.run_path(str(ROOT / "hatch_build.py"))["for_an_index"]
+    given = "a\n\n![P](hub/p.png)\n\n*The caption.*\n\n[Web](https://x.y) and [Results](docs/r.md#rows) [b](#c)\n"
+    assert page(given) == "a\n\n[Web](https://x.y) and Results [b](#c)\n"
+    readme = page((ROOT / "README.md").read_text())
+    assert "## A first program" in readme and "](https://minari" in readme
+    assert not [target for target in re.findall(r"\]\(([^)\s]+)\)", without_code(readme)) if "://" not in target]
+    assert 'dynamic = ["version", "readme"]' in (ROOT / "pyproject.toml").read_text()
 
 
 def test_the_readme_is_short():

@@ -187,7 +187,7 @@ def _where_possible(file: str) -> Iterator[None]:
     try:
         yield
     except (ImportError, RuntimeError, gym.error.Error) as error:
-        print(f"No {file}: {error}", file=sys.stderr)
+        print(f"No {file}: {in_short(error)}", file=sys.stderr)
 
 
 def _film(policy: SkillPolicy, env: gym.Env, file: Path, steps: int, skills: int = 8) -> None:

@@ -5,17 +5,15 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import gymnasium as gym
 import tyro
 
 from didi_gym.cli.data import DATA
 from didi_gym.cli.hub import HUB, List, list_policies
+from didi_gym.core.files import printable
 from didi_gym.version import __version__
-
-if TYPE_CHECKING:
-    pass
 
 _USAGE = """didi-gym: pretrained skills for reinforcement learning
 
@@ -82,9 +80,10 @@ def _run_or_explain() -> None:
         run(sys.argv[1:])
     except BrokenPipeError as error:
         print(flush=True)  # fails too where the broken pipe is the output's own, which needs no explanation
-        raise SystemExit(f"didi-gym: {error}") from error
+        raise SystemExit(f"didi-gym: {printable(str(error))}") from error
     except (ValueError, OSError, ImportError, FloatingPointError, gym.error.Error) as error:
-        raise SystemExit(f"didi-gym: {error}") from error
+        # whatever a library's message quotes of a stranger's file, nothing in it acts on the terminal
+        raise SystemExit(f"didi-gym: {printable(str(error))}") from error
     except KeyboardInterrupt as stop:
         lost = f" {stop} Nothing is lost: the same command continues." if sys.argv[1:2] == ["train"] else ""
         print(f"\ndidi-gym: stopped.{lost}", file=sys.stderr)

@@ -108,7 +108,7 @@ def _in_the_simulator(policy: SkillPolicy, output: Path, check: bool) -> None:
 
     try:
         env = make_data_env(policy)
-        policy.config = replace(policy.config, step_seconds=step_seconds_of(env))
+        policy.config = replace(policy.config, step_seconds=step_seconds_of(env, inside=True))
         policy.save_pretrained(output)
         if check:
             print("Skills are tried in the simulator (--no-check leaves this out)", file=sys.stderr)

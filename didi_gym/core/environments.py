@@ -40,7 +40,7 @@ def asks_for_trust(env_id: str, env_kwargs: Mapping[str, Any], entry_points: Ite
     for module in (entry.partition(":")[0] for entry in entry_points):
         if module != _KNOWN_WRAPPERS and not module.startswith(f"{_KNOWN_WRAPPERS}."):
             return f"imports the module {module!r}"
-    if env_id.startswith(_OWN_NAMESPACE) or "policy" in env_kwargs:
+    if env_id.rpartition(":")[2].startswith(_OWN_NAMESPACE) or "policy" in env_kwargs:
         return f"loads another skill policy, {str(env_kwargs.get('policy', env_id))[:100]!r}"
     if other := sorted({"env_id", "id"} & env_kwargs.keys()):
         return f"makes another environment, {str(env_kwargs[other[0]])[:100]!r}"

@@ -24,12 +24,13 @@ class InputSelector:
     Args:
         space: the observation space of a single environment.
         layout: the policy's layout.
+        exact: give numbers as precise as the observations are, not float32.
 
     Raises:
         ValueError: no source fits.
     """
 
-    def __init__(self, space: spaces.Space, layout: Layout) -> None:
+    def __init__(self, space: spaces.Space, layout: Layout, *, exact: bool = False) -> None:
         fitting = [source for source in layout.sources if _fits(space, source)]
         if not fitting:
             expected = " or ".join(_describe_source(source) for source in layout.sources) or "nothing it knows"
@@ -39,13 +40,13 @@ class InputSelector:
                 f"{len(layout.policy_inputs)} numbers the policy reads"
             )
         self.source: ObservationSource = fitting[0]
-        self._indices = np.array(self.source.indices)
+        self._indices, self._exact = np.array(self.source.indices), exact
 
     def __call__(self, observation: Any) -> np.ndarray:
         """Select from one observation, or from many with the same leading dimensions.
 
         Returns:
-            The policy's inputs, a new float32 array `(..., inputs)`.
+            The policy's inputs, a new float32 array `(..., inputs)`, where not `exact`.
         """
         keys = self.source.keys
         if not keys:
@@ -54,8 +55,8 @@ class InputSelector:
             joined = np.asarray(observation[keys[0]])
         else:
             joined = np.concatenate([observation[key] for key in keys], axis=-1)
-        if self.source.angles:
-            return choose_numbers(joined, self.source)
+        if self.source.angles or self._exact:
+            return choose_numbers(joined, self.source, exact=self._exact)
         return joined[..., self._indices].astype(np.float32)
 
     def place(self, number: int) -> str:
@@ -125,29 +126,36 @@ def is_bound(limit: np.ndarray) -> np.ndarray:
     return np.abs(limit) < _UNBOUNDED
 
 
-def step_seconds_of(env: gym.Env) -> float | None:
+def step_seconds_of(env: gym.Env, inside: bool = False) -> float | None:
     """Simulated seconds that one step of an environment takes; None where the environment does not say.
 
     It says so as `env.unwrapped.dt`, the convention of MuJoCo and of some classic environments. `render_fps` in the
     metadata is no such statement: it is the rate at which pictures are to be shown.
+
+    Args:
+        inside: Where it does not say, ask the environment that it holds, as a maze holds the body that walks in it.
     """
+    base = env.unwrapped
     try:
-        seconds = float(env.unwrapped.dt)  # type: ignore[attr-defined]
+        seconds = float(base.dt)  # type: ignore[attr-defined]
     except Exception:  # no such attribute, no number, or a property that cannot be computed
-        return None
+        held = [each for each in vars(base).values() if isinstance(each, gym.Env)] if inside else []
+        return step_seconds_of(held[0]) if len(held) == 1 else None
     return seconds if 0 < seconds < math.inf else None
 
 
-def warn_of_other_step(env: gym.Env, recorded: float | None) -> None:
+def warn_of_other_step(seconds: float | None, recorded: float | None, name: str = "this environment") -> None:
     """Warn where an environment's steps last longer or shorter than those that a policy was trained on.
 
     Args:
+        seconds: `step_seconds_of` the environment.
         recorded: `step_seconds` of the policy's config; None where that is not known.
+        name: What to call the environment.
     """
-    seconds = step_seconds_of(env)
     if recorded is not None and seconds is not None and not math.isclose(seconds, recorded, rel_tol=1e-3):
         warnings.warn(
-            f"one step of this environment takes {seconds:g} s, but the policy was trained on steps of {recorded:g} s, "
-            "so its skills run at another speed; make the environment with the time step (frame_skip) of the data",
+            f"one step of {name} takes {seconds:g} s of simulated time, but the policy was trained on steps of "
+            f"{recorded:g} s, so its skills run at another speed; make the environment with the time step (frame_skip) "
+            "of the data",
             stacklevel=1,  # one place for all callers, so that it is said once
         )

@@ -126,7 +126,8 @@ class TrajectoryDataset:
         96 steps over which the first state explains at most three quarters of the variance of the features' change
         (quadratic regression, held-out windows) and in which they change at all, in most windows: pushing a block needs
         the way to it first. The longest that half of the data allows where there is none. Judged are
-        features that are relative, else those that are not velocities (which change of themselves), else all.
+        features that are relative, else those that are neither velocities (which change of themselves) nor contacts
+        (which tell of an instant), else all.
 
         Raises:
             DatasetError: no episode has 8 steps.
@@ -156,12 +157,13 @@ class TrajectoryDataset:
         return possible[-1]
 
     def _places(self) -> list[int]:
-        """The features that say where something is rather than how fast it moves."""
+        """The features that say where something is, rather than how fast it moves or what it touches."""
         relative = [i for i in self.layout.features if i in self.layout.relative]
         if relative:
             return relative
-        velocities = describe_columns(self.observations, self.starts, self.lengths).velocities
-        return [i for i in self.layout.features if i not in velocities] or list(self.layout.features)
+        columns = describe_columns(self.observations, self.starts, self.lengths)
+        others = {*columns.velocities, *columns.binary, *columns.constant}
+        return [i for i in self.layout.features if i not in others] or list(self.layout.features)
 
     def window_starts(self, indices: np.ndarray, horizon: int) -> np.ndarray:
         """Steps `(n,)` at which the windows numbered `indices` (0..num_windows-1) start."""

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from didi_gym.core.files import printable
 from didi_gym.data.generators.behaviours import Behaviour
 from didi_gym.data.minari import load_minari
 from didi_gym.data.writing import Episode
@@ -116,11 +117,13 @@ def measure(
 
 def table(measured: Sequence[Measured]) -> str:
     """A line for each behaviour: share of the steps, stretches, falls, and speed."""
-    total, width = sum(m.steps for m in measured), max(len(m.name) for m in measured) + 2
+    total, width = sum(m.steps for m in measured), max(len(printable(m.name)) for m in measured) + 2
     lines = [f"{'behaviour':{width}} {'steps':>8} {'share':>6} {'stretches':>9} {'falls':>5} {'m/s':>6} {'std':>5}"]
     for m in measured:
         speed = "" if m.speed is None or m.speed_std is None else f" {m.speed:6.2f} {m.speed_std:5.2f}"
-        lines.append(f"{m.name:{width}} {m.steps:8} {m.steps / total:6.1%} {m.stretches:9} {m.falls:5}{speed}")
+        lines.append(
+            f"{printable(m.name):{width}} {m.steps:8} {m.steps / total:6.1%} {m.stretches:9} {m.falls:5}{speed}"
+        )
     return "\n".join(lines)
 
 

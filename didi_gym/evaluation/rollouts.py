@@ -28,7 +28,7 @@ from didi_gym.core.progress import progress as progress_bar
 from didi_gym.data.dataset import TrajectoryDataset
 from didi_gym.data.minari import load_minari
 from didi_gym.models.policy import SkillPolicy
-from didi_gym.wrappers.executor import to_actions
+from didi_gym.wrappers.executor import old_api, refuse_inside, to_actions
 from didi_gym.wrappers.make import make_low_level
 
 _FIRST_SEED = 1_000_000  # far from the seeds that data sets are made with
@@ -36,6 +36,7 @@ _BURN_IN = 64  # starts lie up to this many steps of random skills after a reset
 _ENDED_IN_A_ROW = 20  # such walks to a start that ended their episode, before the part of one is taken that did not
 _HELD_SECONDS, _HELD_STEPS = 4.8, 96  # for how long skills are held: of simulated time, where a step's is known
 _MOST_HELD_STEPS = 2_000
+_FAR_AWAY = 1e4  # from here on float32 rounds by more than a thousandth
 _DRAWING = "gymnasium.wrappers.rendering"  # module of the wrappers that only show or film
 
 
@@ -90,20 +91,28 @@ class SkillSimulator:
     Args:
         env: An environment whose observation holds the policy's whole state; a `TimeLimit` around it is taken off.
         contact_geoms: Regular expression of MuJoCo geom names; contacts with them are counted.
+
+    Raises:
+        ValueError: Its observations cannot be compared with the data, or a NormalizeObservation has changed them.
     """
 
     def __init__(self, policy: SkillPolicy, env: gym.Env, contact_geoms: str | None = None) -> None:
         layout = policy.config.layout
         if layout.state_source is None:
             raise ValueError("this policy's layout has no state_source, so rollouts cannot be compared with its data")
+        refuse_inside(env)
         self.policy = policy
-        warn_of_other_step(env, getattr(policy.config, "step_seconds", None))
+        warn_of_other_step(step_seconds_of(env, inside=True), policy.config.step_seconds)
         self.env = _without_time_limit(env)
         self._inputs = list(layout.policy_inputs)
         state_layout = type(layout).flat(layout.state_dim)
         self._select = InputSelector(
-            env.observation_space, type(layout)(**{**vars(state_layout), "sources": (layout.state_source,)})
+            env.observation_space,
+            type(layout)(**{**vars(state_layout), "sources": (layout.state_source,)}),
+            exact=True,
         )
+        self._relative = np.isin(np.arange(layout.state_dim), layout.relative)
+        self._origin = np.zeros(layout.state_dim)
         self._source = layout.state_source
         self._touches = None if contact_geoms is None else _contact_counter(env, contact_geoms)
 
@@ -163,7 +172,7 @@ class SkillSimulator:
 
     def visit(self, start: Start) -> np.ndarray:
         """Go to a start and return its state `(state_dim,)`."""
-        observation, _ = self.env.reset(seed=start.seed)
+        observation = self._reset(start.seed)
         if start.state is not None:
             inner: Any = self.env.unwrapped
             numbers = recover_numbers(start.state, self._source)
@@ -172,9 +181,9 @@ class SkillSimulator:
         for action in () if start.actions is None else start.actions:
             observation, _, terminated, truncated, _ = self._step(action)
             if terminated or truncated:  # the environment does not repeat itself; the reset is still a start
-                observation, _ = self.env.reset(seed=start.seed)
+                observation = self._reset(start.seed)
                 break
-        return self._select(observation)
+        return self._state(observation)
 
     def hold(self, state: np.ndarray, skill: np.ndarray, steps: int, replan_every: int | None = None) -> Rollout:
         """Hold `skill` for `steps` environment steps from the present `state`, or until the episode ends."""
@@ -185,7 +194,7 @@ class SkillSimulator:
             chunk = min(every, steps - len(actions))
             for action in self.policy.plan_actions(states[-1][None, self._inputs], skill[None], chunk)[0]:
                 observation, _, terminated, truncated, _ = self._step(action)
-                states.append(self._select(observation))
+                states.append(self._state(observation))
                 actions.append(action)
                 touching += 0 if self._touches is None else self._touches()
                 if terminated or truncated:
@@ -194,8 +203,24 @@ class SkillSimulator:
         fell, cut = bool(terminated), bool(truncated) and not terminated
         return Rollout(np.stack(states), np.stack(actions), fell, contact, cut)
 
+    def _reset(self, seed: int) -> Any:
+        answer = self.env.reset(seed=seed)
+        if not (isinstance(answer, tuple) and len(answer) == 2):
+            raise old_api(self.env, "reset", answer)
+        first = self._select(answer[0])
+        self._origin = np.where(self._relative & (np.abs(first) >= _FAR_AWAY), first, 0)
+        return answer[0]
+
+    def _state(self, observation: Any) -> np.ndarray:
+        """The state `(state_dim,)` in an observation, float32. Of relative numbers only changes count: where float32
+        would lose these, they are counted from the reset, as in the data."""
+        return (self._select(observation) - self._origin).astype(np.float32)
+
     def _step(self, action: np.ndarray) -> Any:
-        return self.env.step(to_actions(action, self.env.action_space))
+        answer = self.env.step(to_actions(action, self.env.action_space))
+        if len(answer) != 5:
+            raise old_api(self.env, "step", answer)
+        return answer
 
 
 def hold_skills(

@@ -47,20 +47,20 @@ def is_untouched(card: str) -> bool:
     return bool(found) and marked(text) == card
 
 
-def read_to_push(path: str, file: str | Path) -> bytes:
+def read_to_push(path: str, file: str | Path, most: int = _LARGEST) -> bytes:
     """The content of a file that is to become `path` of a repository.
 
     A link is refused wherever it leads: in a folder that somebody else packed, it could publish a file of this
     computer that nobody meant to show.
 
     Raises:
-        SkillPolicyHubError: no such file, no plain one, a link, or one of more than a gigabyte.
+        SkillPolicyHubError: no such file, no plain one, a link, or one of more than `most` bytes, a gigabyte.
     """
     file = Path(file)
     if file.is_symlink():
         raise SkillPolicyHubError(f"{path} was not pushed: {file} is a link; put the file itself there")
     try:
-        return read_plain(file, _LARGEST)
+        return read_plain(file, most)
     except SafeFileError as error:
         raise SkillPolicyHubError(f"{path} was not pushed: {error}") from error
 

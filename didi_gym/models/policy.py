@@ -315,6 +315,10 @@ def pick_device(device: str | torch.device) -> torch.device:
             f"device: {chosen} was asked for, but torch finds {count or 'no'} {chosen.type} device"
             f"{'' if count == 1 else 's'} on this computer; use cpu or auto"
         )
+    try:
+        torch.empty(0, device=chosen)
+    except Exception as error:  # each kind of device has its own
+        raise ValueError(f"device: torch cannot use {chosen} here ({error}); use cpu or auto") from error
     return chosen
 
 

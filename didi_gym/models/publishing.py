@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+from didi_gym.core.files import MEGABYTE
 from didi_gym.hub.client import SkillPolicyHubError
 from didi_gym.hub.upload import CARD_FILE, Push, push_files, read_to_push
 from didi_gym.models.card import RESULTS_FILE, make_card, parse_results
@@ -65,4 +66,4 @@ def _read_extra(path: str, file: str | Path) -> bytes:
         raise SkillPolicyHubError(
             f"extra: {path} is written by the push itself" + ("; see card=" * (path == CARD_FILE))
         )
-    return read_to_push(path, file)
+    return read_to_push(path, file, MEGABYTE) if path == RESULTS_FILE else read_to_push(path, file)

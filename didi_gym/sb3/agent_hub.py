@@ -21,6 +21,7 @@ from stable_baselines3.common.vec_env import VecEnv
 from didi_gym.core.files import in_short, read_plain
 from didi_gym.hub.download import SkillPolicyHubError, fetch, list_pretrained
 from didi_gym.hub.upload import CARD_FILE, marked, push_files, read_to_push
+from didi_gym.models.card_text import code, plain
 from didi_gym.models.policy import SkillPolicy
 from didi_gym.sb3.agents import (
     Agent,
@@ -264,9 +265,9 @@ def _make_card(agent: BaseAlgorithm, record: dict[str, Any], repo_id: str, extra
         tags=["reinforcement-learning", "stable-baselines3", "skills", *([env_id] if env_id else [])],
     )
     durations = " or ".join(str(duration) for duration in record["skill_durations"])
-    task = f" in `{env_id}`" if env_id else ""
-    beside = f"\nBeside them: {', '.join(f'`{path}`' for path in extra)}.\n" if extra else ""
-    arguments = f'"{repo_id}", trust=True' if spec else f'"{repo_id}", env, trust=True'
+    task = f" in {code(env_id)}" if env_id else ""
+    beside = f"\nBeside them: {', '.join(map(code, extra))}.\n" if extra else ""
+    arguments = f"{json.dumps(repo_id)}, trust=True" if spec else f"{json.dumps(repo_id)}, env, trust=True"
     need = (
         "" if spec else "\nIts environment could not be written down: make `env`, with the skill policy above, first.\n"
     )
@@ -274,10 +275,10 @@ def _make_card(agent: BaseAlgorithm, record: dict[str, Any], repo_id: str, extra
         f"""---
 {data.to_yaml()}
 ---
-# {record["algorithm"]} over skills
+# {plain(record["algorithm"])} over skills
 
 A [Stable-Baselines3](https://stable-baselines3.readthedocs.io) agent that acts{task} by picking skills of the policy
-`{reference}` (sha256 `{policy["sha256"]}`), each for {durations} steps of the environment. It is of use with these
+{code(reference)} (sha256 `{policy["sha256"]}`), each for {durations} steps of the environment. It is of use with these
 skills only; loading checks them.
 
 **Warning.** `{AGENT_FILE}` is a zip of pickles, and `{SPEC_FILE}` names code to run: both run code of whoever wrote

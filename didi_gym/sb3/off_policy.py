@@ -206,7 +206,7 @@ class SkillHerReplayBuffer(SkillDictReplayBuffer, HerReplayBuffer):
         self.terminal_on_success = terminal_on_success
         self.success_reward = success_reward
         self.reward_rule = rule
-        self._warned = False
+        self._warned = self._asked = False
         goal = observation_space["achieved_goal"]
         if not isinstance(goal, spaces.Box):
             raise ValueError(f"SkillHerReplayBuffer needs goals in a Box, got {goal}; write them as a Box inside")
@@ -224,21 +224,18 @@ class SkillHerReplayBuffer(SkillDictReplayBuffer, HerReplayBuffer):
             goal = np.asarray(obs["desired_goal"])[:1]
             steps = None if self._infos is None else [infos[0]["skill_infos"][:1]]
             self.success_reward = float(self._goal_rewards(goal[:, None], goal, steps)[0, 0])
+        if not self._asked and self.env is not None:
+            self._asked = True
+            if self.env.env_method("ends_at", np.asarray(obs["desired_goal"])[0], indices=[0])[0] is False:
+                self._warn_of_going_on()
         for index, info in enumerate(infos):
             self.achieved_goals[self.pos, index] = info["skill_achieved_goals"]
             if self._infos is not None:
                 self._infos[self.pos, index] = info["skill_infos"]
             hits = self._succeeds(info["skill_rewards"][: info["skill_length"]])
             self._reached[self.pos, index] = hits[-1]
-            if self.terminal_on_success and hits.any() and not done[index] and not self._warned:
-                self._warned = True
-                warnings.warn(
-                    "the environment went on where the goal was reached, but terminal_on_success=True lets relabelled "
-                    "episodes end there, so these teach other values than real ones. Pass replay_buffer_kwargs="
-                    "{'terminal_on_success': False, ...}, or make an environment that ends there (mazes: "
-                    "env_kwargs={'continuing_task': False})",
-                    stacklevel=2,
-                )
+            if hits.any() and not done[index]:
+                self._warn_of_going_on()
         slot = self.pos
         DictReplayBuffer.add(self, obs, next_obs, action, reward, done, infos)
         self._episode_last[slot] = -1
@@ -288,6 +285,19 @@ class SkillHerReplayBuffer(SkillDictReplayBuffer, HerReplayBuffer):
     def _succeeds(self, rewards: Any) -> Any:
         assert self.success_reward is not None  # the first `add` asked the environment
         return rewards >= self.success_reward - SUCCESS_TOLERANCE
+
+    def _warn_of_going_on(self) -> None:
+        """Warn once where episodes go on at the goal and relabelled ones would end there."""
+        if self._warned or not self.terminal_on_success:
+            return
+        self._warned = True
+        warnings.warn(
+            "the environment goes on where the goal is reached, but terminal_on_success=True lets relabelled episodes "
+            "end there, so these teach other values than real ones. Pass replay_buffer_kwargs="
+            "{'terminal_on_success': False, ...}, or make an environment that ends there (mazes: "
+            "env_kwargs={'continuing_task': False})",
+            stacklevel=3,
+        )
 
     def _goal_rewards(self, achieved_goals: np.ndarray, goals: np.ndarray, infos: Any = None) -> np.ndarray:
         if self.env is None:

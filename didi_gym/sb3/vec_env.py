@@ -16,8 +16,9 @@ from stable_baselines3.common.env_util import make_vec_env as make_monitored
 from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecEnv, VecEnvWrapper, VecNormalize
 from stable_baselines3.common.vec_env.base_vec_env import VecEnvIndices, VecEnvObs, VecEnvStepReturn
 
+from didi_gym.core.observations import warn_of_other_step
 from didi_gym.wrappers.controller import Engine, EngineName, MaskFn, ObservationFn, Schedule, SkillController
-from didi_gym.wrappers.executor import SkillExecutor
+from didi_gym.wrappers.executor import PlainSteps, SkillExecutor
 from didi_gym.wrappers.ids import SKILL_ID
 from didi_gym.wrappers.make import VECTOR_ONLY, EnvId, known_settings, make_wrapped, split_settings
 from didi_gym.wrappers.references import (
@@ -25,7 +26,7 @@ from didi_gym.wrappers.references import (
     load_policy,
     policy_reference,
     resolve_settings,
-    warn_of_other_dt,
+    warn_of_other_units,
 )
 from didi_gym.wrappers.workers import WORKER_TIMEOUT, WorkerError, Workers, start
 
@@ -86,6 +87,7 @@ class SkillActionVecEnvWrapper(VecEnvWrapper):
         self.policy = load_policy(policy, device)
         longest, replan_every = check_executors(venv.action_space, self.policy, "didi_gym.sb3.make_vec_env")
         durations, _ = resolve_settings(self.policy, skill_duration or longest, False, replan_every)
+        name = venv.get_attr("env_name", indices=[0])[0]
         self._controller = SkillController(
             self.policy,
             venv.observation_space,
@@ -94,6 +96,7 @@ class SkillActionVecEnvWrapper(VecEnvWrapper):
             obs_fn=obs_fn,
             mask_fn=mask_fn,
             num_envs=venv.num_envs,
+            env_name=name,
             engine=engine,
             batch_invariant=batch_invariant,
         )
@@ -116,8 +119,11 @@ class SkillActionVecEnvWrapper(VecEnvWrapper):
         if isinstance(base, SubprocVecEnv):
             self._workers = Workers(base, base.processes, _close_killed)
             base.remotes = tuple(self._workers.watch(base.remotes, worker_timeout))
-        if getattr(self.policy.config, "step_seconds", None):
-            warn_of_other_dt(self.policy, self.venv.get_attr("step_seconds", indices=[0])[0], "the environment")
+        if self.policy.config.step_seconds is not None:
+            seconds = self.venv.get_attr("step_seconds", indices=[0])[0]
+            warn_of_other_step(seconds, self.policy.config.step_seconds, name)
+        if self.policy.config.env_spec is not None:
+            warn_of_other_units(self.policy, self.venv.get_attr("observation_wrappers", indices=[0])[0], name)
 
     def reset(self) -> VecEnvObs:
         self._schedule = None
@@ -255,7 +261,7 @@ def make_vec_env(
     timeout = settings.planning.get("worker_timeout", WORKER_TIMEOUT)
     own_process = issubclass(vec_env_cls, SubprocVecEnv)
     venv = make_monitored(
-        functools.partial(make_wrapped, env_id, wrappers, settings.low_level),
+        functools.partial(make_wrapped, env_id, (*wrappers, PlainSteps), settings.low_level),
         n_envs,
         seed=seed,
         monitor_dir=monitor_dir,

@@ -76,7 +76,7 @@ class Run:
     def seeded(self) -> Iterator[None]:
         """Seed torch's global generator, from which layers draw their first weights, and give it back as it was."""
         with torch.random.fork_rng(devices=[]), float32_by_default():
-            torch.manual_seed(self.seed)
+            torch.default_generator.manual_seed(self.seed)  # torch.manual_seed would seed those of GPUs too
             yield
 
     def generator(self) -> torch.Generator:

@@ -137,6 +137,12 @@ class SkillController:
     def _read(self, observation: Any) -> np.ndarray:
         inputs = np.asarray(self._select(observation), dtype=np.float32)
         if inputs.shape != (self.num_inputs,):
+            if self._obs_fn is None:
+                raise ValueError(
+                    f"an observation of {self._env_name} is not what its observation space says: the policy reads "
+                    f"{self.num_inputs} numbers and finds an array of shape {inputs.shape}; where these are many "
+                    "environments in one, make them by didi_gym.make_vec"
+                )
             raise ValueError(f"obs_fn must return the policy's {self.num_inputs} inputs, got shape {inputs.shape}")
         return inputs
 

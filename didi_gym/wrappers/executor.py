@@ -5,10 +5,12 @@ Imports no torch: this module runs in environment worker processes, while planni
 
 from __future__ import annotations
 
+import math
 import sys
 import traceback
+import warnings
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import gymnasium as gym
 import numpy as np
@@ -16,9 +18,12 @@ from gymnasium import spaces
 from gymnasium.vector import VectorEnv, VectorWrapper
 from gymnasium.vector.utils import batch_space, create_empty_array, iterate
 
+from didi_gym.core.observations import step_seconds_of
 from didi_gym.wrappers.rewards import Reward, RewardRule
 
-_TIME_LIMIT_RESET = gym.wrappers.TimeLimit.reset.__code__
+UNIT_WRAPPERS = ("NormalizeObservation", "RescaleObservation", "TransformObservation")
+_ANSWERS = {"reset": "(observation, info)", "step": "(observation, reward, terminated, truncated, info)"}
+_UNPACKED = "values to unpack"  # in Python's words for a tuple of another length
 TerminateFn = Callable[[Any, np.ndarray, int], bool]
 
 SKILL_KEYS = frozenset(
@@ -87,6 +92,7 @@ class SkillExecutor(gym.Wrapper, gym.utils.RecordConstructorArgs):
         skill_dim: int | None = None,
         report_errors: bool = False,
     ) -> None:
+        require_one(env, "SkillExecutor")
         if skill_duration is None:
             skill_duration = _time_limit(env, until_done)
         replan_every = skill_duration if replan_every is None else replan_every
@@ -144,7 +150,7 @@ class SkillExecutor(gym.Wrapper, gym.utils.RecordConstructorArgs):
         try:
             answer = self.env.reset(seed=seed, options=options)
             if not (isinstance(answer, tuple) and len(answer) == 2 and isinstance(answer[1], dict)):
-                raise self._old_api("reset", "(observation, info)", answer)
+                raise old_api(self.env, "reset", answer)
             self.observation, info = answer
         except Exception as error:
             return self._nothing_but(error)
@@ -185,14 +191,19 @@ class SkillExecutor(gym.Wrapper, gym.utils.RecordConstructorArgs):
             return True
         rewards, goals, step = self._rewards, self._goals, self.env.step
         for action in to_actions(actions[: self._duration - len(rewards)], self._low_level_space):
-            answer = step(action)
+            try:
+                answer = step(action)
+            except ValueError as error:
+                if _UNPACKED not in str(error):
+                    raise
+                raise old_api(self.env, "step", str(error)) from error  # a TimeLimit inside has met four values
             if len(answer) != 5:
-                raise self._old_api("step", "(observation, reward, terminated, truncated, info)", answer)
+                raise old_api(self.env, "step", answer)
             self.observation, reward, terminated, truncated, self._last_info = answer
             if goals is not None:
                 goals[len(rewards)] = self.observation["achieved_goal"]
                 self._infos.append(self._last_info)
-            rewards.append(reward if type(reward) is float else self._number(reward))
+            rewards.append(reward if type(reward) is float else one_number(reward, self.env))
             self.low_level_steps += 1
             if terminated or truncated:
                 self._terminated, self._truncated = bool(terminated), bool(truncated)
@@ -285,6 +296,18 @@ class SkillExecutor(gym.Wrapper, gym.utils.RecordConstructorArgs):
             )
         return rewards.reshape(n, k)
 
+    def ends_at(self, goal: np.ndarray) -> bool | None:
+        """Whether an episode ends where a goal `(*goal shape)` is achieved; None where the environment does not say.
+
+        It says so by `compute_terminated`, as the goal environments of gymnasium-robotics do.
+        """
+        if not self.env.has_wrapper_attr("compute_terminated"):
+            return None
+        try:
+            return bool(self.env.get_wrapper_attr("compute_terminated")(goal, goal, {}))
+        except Exception:  # it may ask for more than goals
+            return None
+
     def compute_reward(self, achieved_goal: np.ndarray, desired_goal: np.ndarray, info: Any) -> Any:
         """The reward of one skill, or of n, for another desired goal: scored as in `step`, at every low-level step.
 
@@ -318,28 +341,24 @@ class SkillExecutor(gym.Wrapper, gym.utils.RecordConstructorArgs):
         totals = self.reward_rule.totals(rewards, lengths)
         return totals if many else float(totals[0])
 
-    def _number(self, reward: Any) -> float:
-        """A reward that came as another kind of number, or as an array of one."""
-        numbers = np.asarray(reward, dtype=np.float64)
-        if numbers.size != 1:
-            raise ValueError(
-                f"a reward must be one number, and {env_name(self.env)} gave {numbers.size}, of shape {numbers.shape}: "
-                "make them one in a gymnasium.RewardWrapper inside, e.g. by their weighted sum"
-            )
-        return float(numbers.reshape(()))
-
-    def _old_api(self, method: str, expected: str, answer: Any) -> TypeError:
-        came = f"{len(answer)} values" if isinstance(answer, tuple) else type(answer).__name__
-        return TypeError(
-            f"{method} of {env_name(self.env)} must return {expected} as gymnasium.Env says, got {came}, perhaps from "
-            "an environment written for the older gym: change its methods, or wrap it with the package shimmy"
-        )
-
     @property
     def step_seconds(self) -> float | None:
-        """Simulated time of one low-level step, where the environment tells it as `dt`."""
-        dt = getattr(self.unwrapped, "dt", None)
-        return float(dt) if isinstance(dt, (int, float, np.number)) else None
+        """Simulated time of one low-level step, where the environment, or the one that it holds, tells it."""
+        return step_seconds_of(self.env, inside=True)
+
+    @property
+    def observation_wrappers(self) -> tuple[str, ...]:
+        """Which of Gymnasium's wrappers that give observations other units are inside."""
+        layer, found = self.env, set()
+        while isinstance(layer, gym.Wrapper):
+            found.add(type(layer).__name__)
+            layer = layer.env
+        return tuple(name for name in UNIT_WRAPPERS if name in found)
+
+    @property
+    def env_name(self) -> str:
+        """What messages call the environment."""
+        return env_name(self.env)
 
     def _nothing_but(self, error: Exception) -> tuple[Any, dict[str, Any]]:
         """Some observation, and the info that reports an error with its traceback; the error itself unless asked to."""
@@ -359,6 +378,43 @@ class SkillExecutor(gym.Wrapper, gym.utils.RecordConstructorArgs):
         )
         self._infos: list[dict[str, Any]] = []
         self._last_info = {}
+
+
+class PlainSteps(gym.Wrapper):
+    """Sees to it that a step is five values and its reward one number: for wrappers that can take nothing else."""
+
+    def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
+        answer = self.env.step(action)
+        if len(answer) != 5:
+            raise old_api(self.env, "step", answer)
+        observation, reward, terminated, truncated, info = answer
+        return observation, one_number(reward, self.env), terminated, truncated, info
+
+
+def one_number(reward: Any, env: gym.Env) -> float:
+    """A reward that came as another kind of number, or as an array of one."""
+    numbers = np.asarray(reward, dtype=np.float64)
+    if numbers.size != 1 or reward is None:
+        came = "None" if reward is None else f"{numbers.size}, of shape {numbers.shape}"
+        raise ValueError(
+            f"a reward must be one number, and {env_name(env)} gave {came}: make them one in a "
+            "gymnasium.RewardWrapper inside, e.g. by their weighted sum"
+        )
+    return float(numbers.reshape(()))
+
+
+class OldInterface(gym.error.Error, TypeError):
+    """An environment answers as those of the older gym did."""
+
+
+def old_api(env: gym.Env, method: Literal["reset", "step"], answer: Any) -> OldInterface:
+    """The error for what a method returned, or for what another wrapper said of it, where that is not Gymnasium's."""
+    came = f"{len(answer)} values" if isinstance(answer, tuple) else type(answer).__name__
+    return OldInterface(
+        f"{method} of {env_name(env)} must return {_ANSWERS[method]} as gymnasium.Env says, got "
+        f"{answer if isinstance(answer, str) else came}, perhaps from an environment written for the older gym: change "
+        "its methods, or wrap it with the package shimmy"
+    )
 
 
 def action_vectors(space: spaces.Space) -> spaces.Box:
@@ -418,6 +474,17 @@ def _time_limit(env: gym.Env, until_done: bool) -> int:
     return limit
 
 
+def require_one(env: Any, wrapper: str) -> None:
+    """Raise TypeError where an environment is no `gymnasium.Env`, or many in one."""
+    base = env.unwrapped if isinstance(env, gym.Wrapper) else env
+    if isinstance(base, VectorEnv) or not isinstance(base, gym.Env):  # EnvPool's are both
+        raise TypeError(
+            f"{wrapper} wraps one gymnasium.Env, got {type(base).__name__}; for vector environments use "
+            "didi_gym.make_vec or didi_gym.sb3.make_vec_env, which make them by id, and for one that was written "
+            "for the older gym the package shimmy"
+        )
+
+
 def env_name(env: gym.Env | VectorEnv) -> str:
     """What messages call an environment: its id, or its class where it has none."""
     base = env.unwrapped
@@ -440,26 +507,42 @@ def refuse_inside(env: gym.Env | VectorEnv) -> None:
 
 
 def refuse_outer_time_limit(env: gym.Wrapper) -> None:
-    """Raise ValueError where a TimeLimit that counts skills is around `env` and calls its `reset`."""
-    if any(layer._elapsed_steps == 0 for layer in time_limits_around(env)):
-        raise ValueError(
-            "a TimeLimit around a skill-action environment counts skills, not low-level steps, and ends "
-            "episodes unseen by a Monitor inside; put it inside: SkillActionWrapper(TimeLimit(env, n), ...) or "
-            "didi_gym.make(env_id, policy, max_episode_steps=n)"
-        )
+    """Raise ValueError where a TimeLimit that counts skills is around `env` and calls its `reset`.
+
+    A TimeAwareObservation around it, which counts them too, is warned of.
+    """
+    for layer in wrappers_around(env):
+        if isinstance(layer, gym.wrappers.TimeLimit) and layer._elapsed_steps != -math.inf:
+            raise ValueError(
+                "a TimeLimit around a skill-action environment counts skills, not low-level steps, and ends "
+                "episodes unseen by a Monitor inside; put it inside: SkillActionWrapper(TimeLimit(env, n), ...) or "
+                "didi_gym.make(env_id, policy, max_episode_steps=n)"
+            )
+        if isinstance(layer, gym.wrappers.TimeAwareObservation):
+            warnings.warn(
+                "a TimeAwareObservation around a skill-action environment shows the agent how many skills have passed, "
+                "beside a limit that counts low-level steps: leave it out, or show low_level_steps in an "
+                "ObservationWrapper of your own (docs/guides/other_libraries.md)",
+                stacklevel=1,
+            )
 
 
 def time_limits_around(env: gym.Wrapper) -> Iterator[gym.wrappers.TimeLimit]:
-    """The TimeLimits around `env` whose `reset` is running.
+    """The TimeLimits around `env` whose `reset` is running."""
+    return (layer for layer in wrappers_around(env) if isinstance(layer, gym.wrappers.TimeLimit))
 
-    A wrapper cannot see what is around it, but a TimeLimit whose `reset` is running can be asked what it holds.
+
+def wrappers_around(env: gym.Wrapper) -> Iterator[gym.Wrapper]:
+    """The wrappers around `env` whose `reset` is running.
+
+    A wrapper cannot see what is around it, but one whose `reset` is running can be asked what it holds.
     """
     frame = sys._getframe(1)
     while frame is not None:
-        if frame.f_code is _TIME_LIMIT_RESET:
-            layer = limit = frame.f_locals["self"]
+        if frame.f_code.co_name == "reset":
+            layer = around = frame.f_locals.get("self")
             while isinstance(layer, gym.Wrapper) and layer is not env:
                 layer = vars(layer).get("env")  # absent where a wrapper's constructor calls `reset`
-            if layer is env:
-                yield limit
+            if layer is env and around is not env and isinstance(around, gym.Wrapper):
+                yield around
         frame = frame.f_back  # type: ignore[assignment]

@@ -20,7 +20,7 @@ from gymnasium import spaces
 from gymnasium.envs.registration import EnvSpec
 
 from didi_gym.core.observations import is_bound
-from didi_gym.wrappers.executor import action_vectors
+from didi_gym.wrappers.executor import UNIT_WRAPPERS, action_vectors
 
 if TYPE_CHECKING:
     from didi_gym.models.policy import SkillPolicy
@@ -157,15 +157,21 @@ def check_actions(space: spaces.Space, policy: SkillPolicy) -> None:
         raise _other_actions(space, policy)
 
 
-def warn_of_other_dt(policy: SkillPolicy, seconds: float | None, name: str) -> None:
-    """Warn where a step of the environment takes another time than one of the data that `policy` was trained on."""
-    trained = getattr(policy.config, "step_seconds", None)
-    if trained and seconds and abs(seconds - trained) > 0.01 * trained:
+def warn_of_other_units(policy: SkillPolicy, wrappers: Sequence[str], name: str) -> None:
+    """Warn where an environment's observations do not pass the wrappers that those of the policy's data have passed.
+
+    Args:
+        wrappers: `SkillExecutor.observation_wrappers` of the environment, which is called `name`.
+    """
+    if policy.config.env_spec is None:  # nothing is known of the data's wrappers
+        return
+    recorded = [wrapper for wrapper in UNIT_WRAPPERS if f'"{wrapper}"' in policy.config.env_spec]
+    if recorded != list(wrappers):
         warnings.warn(
-            f"one step of {name} is {seconds:.6g} s of simulated time, and the skill policy was trained on steps of "
-            f"{trained:.6g} s: its movements will be too fast or too slow. Make the environment with the frame_skip "
-            "(or time step) of the policy's data",
-            stacklevel=3,
+            f"observations of {name} have passed {' and '.join(wrappers) or 'no wrapper that changes units'}, those of "
+            f"the skill policy's data {' and '.join(recorded) or 'none'}, so the policy may read other numbers than in "
+            "training; give the environment the wrappers of the data (wrappers=)",
+            stacklevel=1,
         )
 
 

@@ -9,14 +9,15 @@ from typing import TYPE_CHECKING, Any
 import gymnasium as gym
 import numpy as np
 
+from didi_gym.core.observations import warn_of_other_step
 from didi_gym.wrappers.controller import Engine, EngineName, MaskFn, ObservationFn, SkillController
-from didi_gym.wrappers.executor import SkillExecutor, TerminateFn, env_name, refuse_outer_time_limit
+from didi_gym.wrappers.executor import SkillExecutor, TerminateFn, env_name, refuse_outer_time_limit, require_one
 from didi_gym.wrappers.references import (
     check_actions,
     load_policy,
     policy_reference,
     resolve_settings,
-    warn_of_other_dt,
+    warn_of_other_units,
 )
 from didi_gym.wrappers.rewards import Reward, RewardRule
 
@@ -103,13 +104,7 @@ class SkillActionWrapper(gym.Wrapper, gym.utils.RecordConstructorArgs):
         engine: EngineName | Engine = "auto",
         batch_invariant: bool = False,
     ) -> None:
-        many: Any = gym.vector.VectorEnv
-        if isinstance(env, many) or not isinstance(env, gym.Env):  # EnvPool's are both
-            raise TypeError(
-                f"SkillActionWrapper wraps one gymnasium.Env, got {type(env).__name__}; for vector environments use "
-                "didi_gym.make_vec or didi_gym.sb3.make_vec_env, which make them by id, and for one that was written "
-                "for the older gym the package shimmy"
-            )
+        require_one(env, "SkillActionWrapper")
         self.policy = load_policy(policy, device)
         durations, self.replan_every = resolve_settings(self.policy, skill_duration, until_done, replan_every)
         gym.utils.RecordConstructorArgs.__init__(
@@ -154,7 +149,8 @@ class SkillActionWrapper(gym.Wrapper, gym.utils.RecordConstructorArgs):
             engine=engine,
             batch_invariant=batch_invariant,
         )
-        warn_of_other_dt(self.policy, self._executor.step_seconds, env_name(env))
+        warn_of_other_step(self._executor.step_seconds, self.policy.config.step_seconds, env_name(env))
+        warn_of_other_units(self.policy, self._executor.observation_wrappers, env_name(env))
         self._closed = False
         self._inputs: np.ndarray | None = None
         self._kept: Any = None
@@ -214,6 +210,10 @@ class SkillActionWrapper(gym.Wrapper, gym.utils.RecordConstructorArgs):
     @property
     def reward_rule(self) -> RewardRule:
         return self._executor.reward_rule
+
+    def ends_at(self, goal: np.ndarray) -> bool | None:
+        """Whether an episode ends where a goal is achieved; see `SkillExecutor.ends_at`."""
+        return self._executor.ends_at(goal)
 
     def compute_reward(self, achieved_goal: np.ndarray, desired_goal: np.ndarray, info: Any) -> Any:
         """The reward of one or n skills for other desired goals; see `SkillExecutor.compute_reward`."""

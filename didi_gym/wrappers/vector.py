@@ -16,9 +16,10 @@ from gymnasium.vector.async_vector_env import AsyncState
 from gymnasium.vector.utils import batch_space
 
 from didi_gym.core.env_rows import info_of
+from didi_gym.core.observations import warn_of_other_step
 from didi_gym.wrappers.controller import Engine, EngineName, MaskFn, ObservationFn, SkillController
-from didi_gym.wrappers.executor import env_name, refuse_inside
-from didi_gym.wrappers.references import check_executors, load_policy, pinned, resolve_settings, warn_of_other_dt
+from didi_gym.wrappers.executor import refuse_inside
+from didi_gym.wrappers.references import check_executors, load_policy, pinned, resolve_settings, warn_of_other_units
 from didi_gym.wrappers.workers import WORKER_TIMEOUT, WorkerError, Workers
 
 if TYPE_CHECKING:
@@ -89,6 +90,7 @@ class SkillActionVectorWrapper(VectorWrapper):
         durations, _ = resolve_settings(self.policy, skill_duration or longest, False, replan_every)
         self.skill_duration, self.replan_every = longest, replan_every
         self.skill_durations = tuple(durations) or (longest,)
+        name = self.get_attr("env_name")[0]
         self._controller = SkillController(
             self.policy,
             env.single_observation_space,
@@ -97,7 +99,7 @@ class SkillActionVectorWrapper(VectorWrapper):
             obs_fn=obs_fn,
             mask_fn=mask_fn,
             num_envs=env.num_envs,
-            env_name=env_name(env),
+            env_name=name,
             engine=engine,
             batch_invariant=batch_invariant,
         )
@@ -114,8 +116,10 @@ class SkillActionVectorWrapper(VectorWrapper):
         if isinstance(base, AsyncVectorEnv):
             self._workers = Workers(base, base.processes, _close_killed, base.error_queue)
             base.parent_pipes = self._workers.watch(base.parent_pipes, worker_timeout)
-        if getattr(self.policy.config, "step_seconds", None):
-            warn_of_other_dt(self.policy, self.get_attr("step_seconds")[0], env_name(env))
+        if self.policy.config.step_seconds is not None:
+            warn_of_other_step(self.get_attr("step_seconds")[0], self.policy.config.step_seconds, name)
+        if self.policy.config.env_spec is not None:
+            warn_of_other_units(self.policy, self.get_attr("observation_wrappers")[0], name)
 
     def reset(
         self, *, seed: int | Sequence[int | None] | None = None, options: dict[str, Any] | None = None

@@ -10,17 +10,21 @@ import queue
 import socket
 import struct
 import threading
+import time
 import weakref
 from collections.abc import Callable, Iterator, Sequence
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from multiprocessing.queues import Queue
+from multiprocessing.util import Finalize
 from typing import Any, TypeVar
 
 WORKER_TIMEOUT = 300.0
 """Seconds without an answer after which a worker counts as hung: far longer than any skill or reset should take."""
 _REPORT_TIMEOUT = 5.0
 """Seconds to wait for what an environment raised, after its worker's word that it did: some of it cannot be sent."""
+_END_TIMEOUT = 2.0
+"""Seconds for workers to end by themselves, as in a handler of SIGTERM, before they are killed."""
 _WATCH_EVERY = 1.0
 """Seconds between two looks of a worker at whether its parent still lives."""
 _T = TypeVar("_T")
@@ -123,8 +127,8 @@ class Workers:
         errors: Queue[Any] | None = None,
     ) -> None:
         self._envs, self._processes, self._close, self._errors = weakref.ref(envs), processes, close, errors
-        # At exit they end by themselves, and more gently.
-        weakref.finalize(envs, _kill_own, os.getpid(), processes).atexit = False
+        # At exit before multiprocessing's own turn, which would wait for a stopped worker for ever.
+        Finalize(envs, _end_own, (os.getpid(), processes), exitpriority=0)
 
     def closing(self, timeout: float | None) -> Any:
         """A context in which workers that take longer than `timeout` seconds to end are killed."""
@@ -236,9 +240,16 @@ def _death(process: BaseProcess) -> str:
     return f"died ({reason}, process {process.pid})"
 
 
-def _kill_own(parent: int, processes: Sequence[BaseProcess]) -> None:
-    if os.getpid() == parent:  # a fork of this process has no say in them
-        _kill(processes)
+def _end_own(parent: int, processes: Sequence[BaseProcess]) -> None:
+    """End workers gently, and those that do not follow by force."""
+    if os.getpid() != parent:  # a fork of this process has no say in them
+        return
+    for process in processes:
+        process.terminate()
+    until = time.monotonic() + _END_TIMEOUT
+    for process in processes:
+        process.join(max(0.0, until - time.monotonic()))
+    _kill(processes)
 
 
 def _kill(processes: Sequence[BaseProcess]) -> None:

@@ -19,6 +19,7 @@ from didi_gym.sb3 import RelativeGoalExtractor, SkillHerReplayBuffer, SkillPPO, 
 GAMMA = 0.995  # per low-level step
 HOLD = 16  # low-level steps of a skill, for agents that do not choose
 ENVIRONMENTS = 8
+UPDATES = 8  # gradient steps for each decision: simulation is dear
 Trained = Iterator[tuple[int, Any]]
 
 
@@ -105,7 +106,7 @@ def new_sac(env: Any, seed: int, **changes: Any) -> SAC:
         "train_freq": 1,
         "learning_starts": 300,
         "buffer_size": 30_000,
-        "gradient_steps": -1,
+        "gradient_steps": UPDATES * ENVIRONMENTS,
         "replay_buffer_class": SkillHerReplayBuffer,
         "replay_buffer_kwargs": {"gamma": GAMMA, "her_ratio": 0.6},
     }
@@ -124,11 +125,11 @@ def sac_from_graph(maze: Maze, seed: int, budgets: tuple[int, ...]) -> Trained:
     """The graph acts for the first half of the largest budget and fills the replay buffer; SAC goes on alone."""
     first = max(budgets) // 2
     envs = skill_envs(maze, seed, n=1)
-    agent = new_sac(envs, seed, learning_starts=0, ent_coef="auto_0.02")
+    agent = new_sac(envs, seed, learning_starts=0, gradient_steps=UPDATES)
     graph = SkillGraph(maze.make_skills(durations=(HOLD,), replan_every=2, discount=GAMMA), seed=seed)
     graph.learn(first, progress=False, on_step=store_transitions(agent))
     agent.learn(1)
-    agent.train(agent.replay_buffer.size(), batch_size=128)
+    agent.train(UPDATES * agent.replay_buffer.size(), batch_size=128)
     done = first
     for budget in sorted(b for b in budgets if b > first):
         agent.learn(10**9, callback=Until(budget - done), reset_num_timesteps=False)

@@ -358,6 +358,7 @@ def test_an_unknown_option_is_named(monkeypatch, capsys):
     [
         ("train --dataset cli/absent-v0 --output {0}/x", "no Minari data set 'cli/absent-v0' on this disk"),
         ("train --dataset nonsense --output {0}/x", "no Minari data set 'nonsense'"),
+        ("train --dataset odd/\x1b[31m-v0 --output {0}/x", "Malformed dataset ID: odd/\\x1b[31m-v0"),  # Minari's words
         ("train --dataset cli/pendulum-v0 --output {0}/x --indices 7", "indices (7,) must lie in 0..3"),
         ("train --dataset cli/pendulum-v0 --output {0}/x --keys a", "the observation is no Dict"),
         ("train --dataset cli/pendulum-v0 --output {0}/file/x --horizon 8", "Not a directory"),
@@ -375,6 +376,7 @@ def test_an_error_a_user_can_mend_is_one_sentence(arguments, words, trained, tmp
     (tmp_path / "file").write_text("")
     message = _main(monkeypatch, *arguments.format(tmp_path, trained).split())
     assert message.startswith("didi-gym: ") and words in message and "Traceback" not in message
+    assert message.isprintable()  # nothing in it acts on the terminal
 
 
 def test_a_loss_that_is_no_number_ends_with_advice(datasets, tmp_path, monkeypatch):

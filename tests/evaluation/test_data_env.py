@@ -16,7 +16,7 @@ from didi_gym.core.environments import asks_for_trust
 from didi_gym.core.layout import Layout
 from didi_gym.data.dataset import TrajectoryDataset
 from didi_gym.evaluation.report import fidelity
-from didi_gym.evaluation.rollouts import SkillSimulator, env_spec_from_json, make_data_env
+from didi_gym.evaluation.rollouts import SkillSimulator, env_spec_from_json, hold_skills, make_data_env
 from tests.examples import random_policy
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*precision lowered")  # of bounds, by Gymnasium's RescaleObservation
@@ -114,6 +114,7 @@ def test_the_json_of_a_spec_needs_an_id_only_and_faults_name_the_file():
         ("Pendulum-v1", {"id": "CartPole-v1"}, "CartPole-v1"),
         ("Pendulum-v1", {"policy": "evil/repo"}, "evil/repo"),
         ("didi_gym/Ant-v0", {}, "didi_gym/Ant-v0"),
+        ("gymnasium:didi_gym/Ant-v0", {}, "loads another skill policy"),
         ("..x:Y-v0", {}, "..x:Y-v0"),
         ("a:b:Y-v0", {}, "a:b:Y-v0"),
         ("", {}, "''"),
@@ -188,6 +189,29 @@ def test_wrappers_that_film_are_left_out_and_one_without_arguments_is_named():
     spec.additional_wrappers[0].kwargs = None
     with pytest.raises(ValueError, match="RecordVideo"):
         make_data_env(policy_of(), spec=spec)
+
+
+class OldStep(gym.Wrapper):
+    def step(self, action):
+        return self.env.step(action)[:4]
+
+
+class OldReset(gym.Wrapper):
+    def reset(self, **kwargs):
+        return self.env.reset(**kwargs)[0]
+
+
+@pytest.mark.parametrize(("old", "method"), [(OldStep, "step"), (OldReset, "reset")])
+def test_rollouts_in_an_environment_of_the_older_gym_name_what_was_expected(old, method):
+    env = old(gym.make("Pendulum-v1").unwrapped)
+    with pytest.raises(gym.error.Error, match=f"^{method} of Pendulum-v1 must return .*gymnasium.Env.*got"):
+        hold_skills(policy_of(), env, skills=2, episodes=1, steps=4, progress=False)
+
+
+def test_rollouts_through_statistics_that_move_are_refused():
+    """Those of the data, with which the policy was trained, are not recorded anywhere."""
+    with pytest.raises(ValueError, match="NormalizeObservation inside changes these by statistics"):
+        SkillSimulator(random_policy(Layout.flat(3)), gym.wrappers.NormalizeObservation(gym.make("Pendulum-v1")))
 
 
 def test_an_environment_that_nobody_registered_is_answered_with_what_to_do():

@@ -5,9 +5,10 @@ from dataclasses import asdict, replace
 import gymnasium as gym
 import numpy as np
 import pytest
+import torch
 from gymnasium import spaces
 
-from didi_gym.core.layout import Layout
+from didi_gym.core.layout import Layout, ObservationSource
 from didi_gym.core.observations import step_seconds_of, warn_of_other_step
 from didi_gym.core.skill_space import SkillSpace
 from didi_gym.data.dataset import TrajectoryDataset
@@ -80,6 +81,30 @@ def test_a_perfect_policy_gets_perfect_marks():
     assert report.held_distance == pytest.approx(9.6, rel=1e-3) and report.falls == 0
     assert math.isnan(report.fidelity) and math.isnan(report.contact)
     assert held.paths.shape == (8 * 16, 97, 2) and held.skills.shape == (8 * 16, 2)
+
+
+def test_motion_far_from_the_origin_is_seen_where_only_changes_count():
+    class Far(Point):
+        observation_space = spaces.Box(-np.inf, np.inf, (3,), np.float64)
+
+        def reset(self, *, seed=None, options=None):
+            return self.seen(super().reset(seed=seed)[0]), {}
+
+        def step(self, action):
+            observation, *rest = super().step(action)
+            return self.seen(observation), *rest
+
+        def seen(self, observation):
+            return np.array([*(observation.astype(np.float64) + 5e6), 0])
+
+    policy = Compass()
+    source = ObservationSource(3, (0, 1, 2))
+    policy.config = replace(
+        policy.config,
+        layout=Layout(3, (2,), (0, 1), relative=(0, 1), sources=(ObservationSource(3, (2,)),), state_source=source),
+    )
+    held = hold_skills(policy, Far(), skills=4, episodes=2, steps=20, progress=False)
+    np.testing.assert_allclose(np.linalg.norm(np.diff(held.paths, axis=1), axis=-1), 0.1, rtol=1e-4)
 
 
 def test_plans_that_differ_while_the_body_stands_still_get_no_marks():
@@ -168,13 +193,13 @@ def test_an_environment_of_other_time_steps_than_the_data_is_warned_of():
     class Timed(Point):
         dt = 0.1
 
-    with pytest.warns(UserWarning, match=r"takes 0.1 s, but.* 0.05 s"):
-        warn_of_other_step(Timed(), 0.05)
+    with pytest.warns(UserWarning, match=r"takes 0.1 s of simulated time, but.* 0.05 s"):
+        warn_of_other_step(0.1, 0.05)
     policy = Compass()
     policy.config = replace(policy.config, step_seconds=0.05)
-    with pytest.warns(UserWarning, match=r"takes 0.1 s, but.* 0.05 s"):
+    with pytest.warns(UserWarning, match=r"takes 0.1 s of simulated time, but.* 0.05 s"):
         SkillSimulator(policy, Timed())
-    warn_of_other_step(Timed(), 0.1), warn_of_other_step(Timed(), None), warn_of_other_step(Point(), 0.05)
+    warn_of_other_step(0.1, 0.1), warn_of_other_step(0.1, None), warn_of_other_step(None, 0.05)
     assert step_seconds_of(gym.make("HalfCheetah-v5")) == pytest.approx(0.05)
     assert step_seconds_of(gym.make("CartPole-v1")) is None  # 50 pictures a second say nothing about time
 
@@ -298,6 +323,15 @@ def test_probes_find_what_is_there_and_nothing_in_noise():
     assert found.low <= found.bits <= found.high and found.low > 3.8 and found.accuracy == 1
     found = mutual_information(rng.normal(size=(40, 16, 2)).astype(np.float32), 16, 0)
     assert 0 <= found.low <= found.bits <= found.high < 0.1 and found.accuracy < 0.2
+
+
+def test_probes_leave_torchs_global_generators_as_they_were(monkeypatch):
+    torch.manual_seed(7)
+    expected = torch.rand(3)
+    torch.manual_seed(7)
+    monkeypatch.setattr(torch.cuda, "manual_seed_all", lambda seed: pytest.fail("the generators of GPUs are seeded"))
+    mutual_information(np.random.default_rng(0).normal(size=(6, 4, 3)), 4, 0)
+    assert torch.equal(torch.rand(3), expected)
 
 
 def test_columns_that_hardly_ever_change_neither_blow_a_probe_up_nor_hide_what_others_tell():

@@ -262,6 +262,14 @@ def test_a_push_with_odd_results_names_the_place_and_sends_nothing(hub_server, p
     assert hub_server.requests == []
 
 
+def test_results_that_are_too_large_are_not_read_to_be_pushed(hub_server, policy, extra):
+    with extra["results.json"].open("wb") as file:
+        file.truncate(2 << 20)
+    with pytest.raises(SkillPolicyHubError, match=r"results\.json was not pushed: .* expected at most 1,048,576"):
+        policy.push_to_hub(REPO, extra=extra, **WRITE)
+    assert hub_server.requests == []
+
+
 def test_what_came_back_is_handed_to_the_check_whose_refusal_fails_the_push(hub_server):
     seen = []
 

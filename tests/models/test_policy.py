@@ -491,4 +491,6 @@ def test_a_device_that_is_not_there_is_named(monkeypatch):
             pick_device(device)
     with pytest.raises(ValueError, match="device: expected auto, cpu, cuda, cuda:1 or mps, got 'gpu'"):
         pick_device("gpu")
+    with pytest.raises(ValueError, match=r"device: torch cannot use hpu here .*; use cpu or auto"):
+        pick_device("hpu")  # a kind that torch knows and only other builds of it have
     assert pick_device("cpu") == pick_device("auto") == torch.device("cpu")

@@ -6,6 +6,7 @@ import io
 import json
 import os
 import pickle
+import re
 import zipfile
 
 import numpy as np
@@ -24,6 +25,8 @@ from didi_gym.sb3 import (
     policy_sha256,
     push_agent_to_hub,
 )
+from didi_gym.sb3.agent_hub import _make_card
+from didi_gym.sb3.agents import describe_agent
 from tests.agents import make_agent, make_policy, predictions, toy
 from tests.doubles import ToyEnv, register_toys
 from tests.scripts import python_blocks, run_program
@@ -345,6 +348,15 @@ def test_the_card_warns_and_its_usage_runs(agent, commit, on_hub, hub_server):
     (block,) = python_blocks(text)
     names = run_program(block)
     np.testing.assert_array_equal(predictions(names["agent"]), predictions(agent))
+
+
+def test_words_of_a_specification_are_no_markup_and_no_html_on_a_card(agent):
+    odd = "x`</code><img src=y onerror=z>`"
+    record = describe_agent(agent)
+    record["env_spec"]["kwargs"]["env_id"] = record["policy"]["name_or_path"] = odd
+    shown = _make_card(agent, {**record, "algorithm": "[A](http://x)"}, AGENT, (odd,)).split("---\n", 2)[2]
+    without_code = re.sub(r"```.*?```|`[^`\n]*`", "", shown, flags=re.DOTALL)
+    assert not re.search(r"<(?!!--)", without_code) and r"\[A\]\(http://x\)" in without_code
 
 
 def test_a_card_edited_by_hand_stays_and_others_are_renewed(agent, on_hub, commit, hub_server):

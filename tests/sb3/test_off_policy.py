@@ -279,6 +279,27 @@ def test_episodes_that_go_on_where_the_goal_was_reached_warn_once_with_what_to_s
     fill([make_buffer(SkillHerReplayBuffer, venv, terminal_on_success=False)], venv, 60)
 
 
+class Saying(ToyGoalEnv):
+    """A ToyGoalEnv of goals that are never reached, which says whether episodes end at them."""
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed, options=options)
+        self.goal = np.full(2, 90.0)
+        return self._goal_observation(), {}
+
+    def compute_terminated(self, achieved_goal, desired_goal, info):
+        return not self.continuing
+
+
+def test_an_environment_that_says_that_it_goes_on_is_warned_of_before_any_goal_is_reached():
+    going_on = skill_vec_env(lambda: Saying(continuing=True))
+    with pytest.warns(UserWarning, match=r"goes on where the goal is reached.*'terminal_on_success': False"):
+        fill([make_buffer(SkillHerReplayBuffer, going_on)], going_on, 2)
+    fill([make_buffer(SkillHerReplayBuffer, going_on, terminal_on_success=False)], going_on, 2)
+    ending = skill_vec_env(Saying)
+    fill([make_buffer(SkillHerReplayBuffer, ending)], ending, 2)  # a warning would be an error
+
+
 def test_with_copied_infos_rewards_for_other_goals_get_those_of_their_own_steps():
     seen = []
 

@@ -316,10 +316,11 @@ def test_the_library_and_the_command_line_train_the_same_model(kind, tmp_path, m
     assert _same(_weights(tmp_path / "library"), _weights(tmp_path / "command"))
 
 
-def test_training_leaves_torchs_global_generator_as_it_was(tmp_path):
+def test_training_leaves_torchs_global_generators_as_they_were(tmp_path, monkeypatch):
     torch.manual_seed(7)
     expected = torch.rand(3)
     torch.manual_seed(7)
+    monkeypatch.setattr(torch.cuda, "manual_seed_all", lambda seed: pytest.fail("the generators of GPUs are seeded"))
     train(point_dataset(), tiny(), tmp_path, progress=False)
     assert torch.equal(torch.rand(3), expected)
 

@@ -1,6 +1,7 @@
 """What environments say that no policy should act on: NaN, other units, odd rewards, the older gym's interface."""
 
 import warnings
+from dataclasses import replace
 
 import gymnasium as gym
 import numpy as np
@@ -121,10 +122,10 @@ def test_a_number_that_is_not_finite_is_an_error_that_names_where_it_is(number, 
         makers = [lambda: ToyEnv(30, 30), lambda since=since: Broken(number, since)]
         executors = [lambda make=make: SkillExecutor(make(), skill_duration=6, replan_every=4) for make in makers]
         envs = SkillActionVectorWrapper(SyncVectorEnv(executors), ScriptedPolicy(kind), obs_fn=obs_fn)
-        with pytest.raises(ValueError, match=rf"sub-environment 1 of .*: {place} is -?(nan|inf)"):
+        with pytest.raises(ValueError, match=rf"sub-environment 1 of ToyEnv: {place} is -?(nan|inf)"):
             begin(envs, envs.action_space.sample())
         venv = SkillActionVecEnvWrapper(DummyVecEnv(executors), ScriptedPolicy(kind), obs_fn=obs_fn)
-        with pytest.raises(ValueError, match=rf"sub-environment 1 of .*: {place} is -?(nan|inf)"):
+        with pytest.raises(ValueError, match=rf"sub-environment 1 of ToyEnv: {place} is -?(nan|inf)"):
             begin(venv, envs.action_space.sample())
 
 
@@ -206,6 +207,24 @@ def test_first_observations_far_outside_the_data_warn_once():
         SkillActionWrapper(ToyEnv(30, 30), narrow_policy(scale=0.2)).reset(seed=0)
 
 
+def halved(env):
+    return gym.wrappers.TransformObservation(env, lambda observation: observation / 2, env.observation_space)
+
+
+@pytest.mark.parametrize("make", [didi_gym.make, didi_gym.make_vec, make_vec_env])
+@pytest.mark.parametrize("recorded", [True, False])
+def test_other_wrappers_of_observations_than_those_of_the_data_are_warned_of(make, recorded):
+    spec = gym.make("Pendulum-v1").spec
+    wrapper = gym.envs.registration.WrapperSpec("TransformObservation", "gymnasium.wrappers:TransformObservation", None)
+    policy = ScriptedPolicy()
+    policy.config = replace(policy.config, env_spec=replace(spec, additional_wrappers=(wrapper,) * recorded).to_json())
+    make(ToyEnv, policy, wrappers=[halved] * recorded)  # a warning would be an error
+    with pytest.warns(UserWarning, match=r"observations of ToyEnv have passed .*TransformObservation"):
+        make(ToyEnv, policy, wrappers=[halved] * (not recorded))
+    policy.config = replace(policy.config, env_spec=None)
+    make(ToyEnv, policy, wrappers=[halved])
+
+
 class Timed(ToyEnv):
     dt = 0.05
 
@@ -213,7 +232,7 @@ class Timed(ToyEnv):
 def test_another_time_step_than_that_of_the_data_warns_with_both():
     policy = ScriptedPolicy()
     for seconds, warns in ((0.05, False), (0.01, True), (None, False)):
-        object.__setattr__(policy, "config", _With(policy.config, seconds))
+        policy.config = replace(policy.config, step_seconds=seconds)
         for make in (didi_gym.make, didi_gym.make_vec, make_vec_env):
             with warnings.catch_warnings(record=True) as caught:
                 warnings.simplefilter("always")
@@ -223,14 +242,20 @@ def test_another_time_step_than_that_of_the_data_warns_with_both():
             assert not warns or ("0.05 s" in found[0] and "0.01 s" in found[0])
 
 
-class _With:
-    """A configuration that also says how long a step of the data is."""
+class Holder(ToyEnv):
+    """An environment that only tells the time of the body that it holds, as mazes do."""
 
-    def __init__(self, config, step_seconds):
-        self._config, self.step_seconds = getattr(config, "_config", config), step_seconds
+    def __init__(self):
+        super().__init__(30, 30)
+        self.body = Timed()
 
-    def __getattr__(self, name):
-        return getattr(self._config, name)
+
+def test_the_time_step_of_a_body_that_an_environment_holds_counts():
+    policy = ScriptedPolicy()
+    policy.config = replace(policy.config, step_seconds=0.01)
+    for make in (didi_gym.make, didi_gym.make_vec, make_vec_env):
+        with pytest.warns(UserWarning, match="one step of Holder takes 0.05 s"):
+            make(Holder, policy)
 
 
 # -- masks -----------------------------------------------------------------------------------------------------------
@@ -297,13 +322,21 @@ def test_a_reward_may_be_an_array_of_one_number(reward):
     env = SkillActionWrapper(Rewarding(reward), ScriptedPolicy())
     env.reset(seed=0)
     assert env.step(np.ones(2))[1] == 12.0
+    venv = make_vec_env(lambda: Rewarding(reward), ScriptedPolicy())  # with a Monitor, which takes no array
+    venv.reset()
+    assert venv.step(np.ones((1, 2)))[1] == 12.0
 
 
-def test_a_reward_of_several_numbers_is_refused():
-    env = SkillActionWrapper(Rewarding(np.ones(3)), ScriptedPolicy())
+@pytest.mark.parametrize(("reward", "came"), [(np.ones(3), r"3, of shape \(3,\)"), (None, "None")])
+def test_a_reward_that_is_not_one_number_is_refused(reward, came):
+    env = SkillActionWrapper(Rewarding(reward), ScriptedPolicy())
     env.reset(seed=0)
-    with pytest.raises(ValueError, match=r"Rewarding gave 3, of shape \(3,\)"):
+    with pytest.raises(ValueError, match=f"Rewarding gave {came}: "):
         env.step(np.ones(2))
+    venv = make_vec_env(lambda: Rewarding(reward), ScriptedPolicy())
+    venv.reset()
+    with pytest.raises(ValueError, match=f"Rewarding gave {came}: "):
+        venv.step(np.ones((1, 2)))
 
 
 class OldReset(ToyEnv):
@@ -324,6 +357,14 @@ def test_an_environment_of_the_older_gym_is_named_with_what_was_expected():
     env.reset(seed=0)
     with pytest.raises(TypeError, match=r"step of OldStep must return .*got 4 values"):
         env.step(np.ones(2))
+    venv = make_vec_env(OldStep, ScriptedPolicy())
+    venv.reset()
+    with pytest.raises(TypeError, match=r"step of OldStep must return .*got 4 values"):
+        venv.step(np.ones((1, 2)))
+    env = SkillActionWrapper(gym.wrappers.TimeLimit(OldStep(), 30), ScriptedPolicy())  # as gymnasium.make has it
+    env.reset(seed=0)
+    with pytest.raises(TypeError, match=r"step of OldStep must return .*\(expected 5, got 4\), perhaps"):
+        env.step(np.ones(2))
 
 
 class OfBothKinds(ToyEnv, gym.vector.VectorEnv):
@@ -333,6 +374,21 @@ class OfBothKinds(ToyEnv, gym.vector.VectorEnv):
 def test_an_environment_that_is_many_is_sent_to_make_vec():
     with pytest.raises(TypeError, match=r"got OfBothKinds; for vector environments use didi_gym\.make_vec"):
         SkillActionWrapper(OfBothKinds(), ScriptedPolicy())
+    for make in (didi_gym.make, didi_gym.make_vec, make_vec_env):
+        with pytest.raises(TypeError, match=r"got OfBothKinds; for vector environments use didi_gym\.make_vec"):
+            make(OfBothKinds, ScriptedPolicy())
+
+
+class ManyInOne(ToyEnv):
+    """Many environments that call themselves one."""
+
+    def _observation(self):
+        return np.stack([super()._observation()] * 2)
+
+
+def test_observations_of_many_environments_in_one_are_not_blamed_on_a_function_that_nobody_gave():
+    with pytest.raises(ValueError, match=r"^an observation of ManyInOne is not what .* shape \(2, 2\).*make_vec"):
+        SkillActionWrapper(ManyInOne(), ScriptedPolicy()).reset()
 
 
 def test_lengths_and_autoreset_are_of_the_kinds_that_other_libraries_read():

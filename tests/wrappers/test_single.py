@@ -353,6 +353,23 @@ def test_a_time_limit_is_found_whatever_calls_reset_in_between(around):
         gym.wrappers.OrderEnforcing(gym.wrappers.TimeLimit(env, 5)).reset(seed=0)
 
 
+class OwnLimit(gym.wrappers.TimeLimit):
+    """Resets without the method that it inherits."""
+
+    def reset(self, *, seed=None, options=None):
+        result = self.env.reset(seed=seed, options=options)
+        self._elapsed_steps = 0
+        return result
+
+
+def test_a_time_limit_of_ones_own_is_found_and_an_observation_that_counts_skills_is_warned_of():
+    env = SkillActionWrapper(gym.wrappers.TimeLimit(ToyEnv(), 9), ScriptedPolicy())
+    with pytest.raises(ValueError, match="TimeLimit around"):
+        OwnLimit(env, 5).reset(seed=0)
+    with pytest.warns(UserWarning, match="TimeAwareObservation around .* how many skills have passed"):
+        gym.wrappers.TimeAwareObservation(env).reset(seed=0)
+
+
 def test_gymnasiums_wrapper_that_resets_in_its_constructor_goes_around():
     inside = SkillActionWrapper(ToyEnv(render_mode="rgb_array"), ScriptedPolicy())
     env = gym.wrappers.AddRenderObservation(inside)

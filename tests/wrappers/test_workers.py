@@ -1,5 +1,6 @@
 """A worker that crashes, hangs, or whose environment raises: one error that names it, and nothing left running."""
 
+import contextlib
 import gc
 import multiprocessing
 import os
@@ -338,3 +339,55 @@ def test_workers_end_with_the_process_that_started_them(make, how):
     for process in alive:
         process.kill()
     assert alive == []
+
+
+STOPPED = """
+import multiprocessing, os, signal, threading
+import didi_gym
+from didi_gym.sb3 import make_vec_env
+from stable_baselines3.common.vec_env import SubprocVecEnv
+from tests.doubles import ScriptedPolicy, ToyEnv
+
+def begin():
+    global envs
+    if {vector}:
+        envs = didi_gym.make_vec(ToyEnv, ScriptedPolicy(), 2, "async", vector_kwargs={{"context": "{method}"}})
+    else:
+        how = {{"vec_env_cls": SubprocVecEnv, "vec_env_kwargs": {{"start_method": "{method}"}}}}
+        envs = make_vec_env(ToyEnv, ScriptedPolicy(), 2, **how)
+    envs.reset()
+
+if __name__ == "__main__":
+    multiprocessing.current_process()._config["semprefix"] = "/{name}"
+    thread = threading.Thread(target=begin)
+    thread.start()
+    thread.join()
+    print(*[process.pid for process in envs.unwrapped.processes], flush=True)
+    for process in envs.unwrapped.processes:
+        os.kill(process.pid, signal.SIGSTOP)
+"""
+
+
+@pytest.mark.skipif(not os.path.isdir("/dev/shm"), reason="where semaphores are not files")
+@pytest.mark.parametrize("method", ["fork", "forkserver"])
+@pytest.mark.parametrize("vector", [True, False], ids=["vector", "vec_env"])
+def test_stopped_workers_that_a_thread_has_left_neither_delay_the_end_nor_leave_semaphores(vector, method, tmp_path):
+    program = tmp_path / "program.py"
+    name = f"didi-{os.getpid()}-{method}-{vector}"
+    program.write_text(STOPPED.format(vector=vector, method=method, name=name))
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    main = subprocess.Popen([sys.executable, program], stdout=subprocess.PIPE, text=True, env=environment)
+    workers = [psutil.Process(int(pid)) for pid in main.stdout.readline().split()]
+    try:
+        assert len(workers) == 2 and main.wait(timeout=30) == 0
+        assert psutil.wait_procs(workers, timeout=5)[1] == []
+    finally:
+        main.kill()
+        main.stdout.close()
+        for process in workers:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.kill()
+    until = time.monotonic() + 10  # whoever keeps track of them is a process of its own
+    while left := [file for file in os.listdir("/dev/shm") if file.startswith(f"sem.{name}")]:
+        assert time.monotonic() < until, left
+        time.sleep(0.1)

@@ -18,7 +18,7 @@ from didi_gym.cli import main as cli
 from didi_gym.data import ArrayPolicy, BehaviourError, check_recording, collect_from_agents, read_labels
 from didi_gym.data.dataset import TrajectoryDataset
 from didi_gym.data.generators.behaviours import read_folder
-from didi_gym.data.labels import BEHAVIOURS_KEY, LABEL, SETTLED
+from didi_gym.data.labels import BEHAVIOURS_KEY, LABEL, SETTLED, Measured, table
 from didi_gym.sb3.recorded import SB3Policy
 
 minari = pytest.importorskip("minari")
@@ -94,6 +94,11 @@ def test_policies_of_other_bodies_are_left_out_whatever_the_version(agents: Path
     assert [policy.name for policy in read_folder(agents, "some.module:Pendulum-v7")] == sorted(PUSHES)
     with pytest.raises(BehaviourError, match=r"no policy for Walker2d.*only for Ant, Pendulum"):
         read_folder(agents, "Walker2d-v5")
+
+
+def test_a_name_of_a_file_in_the_table_acts_on_no_terminal() -> None:
+    shown = table([Measured("up\x1b[31m\nforged", "a", 10, 1, 0, None, None)])
+    assert all(line.isprintable() for line in shown.splitlines()) and r"up\x1b[31m\nforged" in shown
 
 
 def test_every_label_stands_in_the_row_of_its_action(agents: Path) -> None:
