@@ -89,8 +89,8 @@ def load_agent(algorithm: type[Agent], path: str | Path, env: gym.Env | VecEnv |
     """
     if any(part.startswith("models--") for part in Path(path).absolute().parts):
         raise ValueError(
-            f"{path} was downloaded from the Hugging Face Hub, and opening it would run code of whoever wrote it; where "
-            "you trust them with that, call load_agent_from_hub(algorithm, 'owner/name', trust=True)"
+            f"{path} was downloaded from the Hugging Face Hub, and opening it would run code of whoever wrote it; "
+            "where you trust them with that, call load_agent_from_hub(algorithm, 'owner/name', trust=True)"
         )
     record = read_record(sidecar_path(path))
     if record["algorithm"] != algorithm.__name__:
