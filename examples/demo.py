@@ -125,7 +125,7 @@ def train_agent(demo: Demo, over_skills: bool) -> tuple[Any, list[tuple[int, boo
 
         def _on_step(self) -> bool:
             for info, done in zip(self.locals["infos"], self.locals["dones"], strict=True):
-                self.low_level += info.get("skill_length", 1)
+                self.low_level += int(info.get("skill_length", 1))
                 if done:
                     episodes.append((self.low_level, bool(info["success"])))
             recent = np.mean([success for _, success in episodes[-50:]] or [0.0])
@@ -149,7 +149,7 @@ def evaluate(env: gym.Env, act: Callable[[Any], Any], episodes: int, seed: int, 
             length, ended = 0, False
             while not ended:
                 observation, _, terminated, truncated, info = env.step(act(observation))
-                length += info.get("skill_length", 1)
+                length += int(info.get("skill_length", 1))
                 ended = terminated or truncated
             successes.append(bool(info["success"]))
             lengths.append(length)
