@@ -69,7 +69,7 @@ def load_agent(algorithm: type[Agent], path: str | Path, env: gym.Env | VecEnv |
 
     An SB3 zip holds pickles, and an environment's spec names code to run. Both are opened without a question, as in
     SB3's own `load`: a file that you name is taken to be yours. Name none that came from somebody you do not trust;
-    `load_agent_from_hub`, which fetches strangers' files, asks for that trust.
+    `load_agent_from_hub`, which fetches strangers' files, asks for that trust, and what it fetched is refused here.
 
     Args:
         algorithm: the agent's class, as in `SAC.load`.
@@ -84,8 +84,14 @@ def load_agent(algorithm: type[Agent], path: str | Path, env: gym.Env | VecEnv |
     Raises:
         SkillPolicyMismatch: another policy, skill duration or action space; the message names both.
         FileNotFoundError: no `.skills.json` beside the zip.
-        ValueError: a damaged or newer one, another algorithm, an environment without skills, or no environment at all.
+        ValueError: a damaged or newer one, another algorithm, an environment without skills, or no environment at all;
+            or a file in the Hub's cache.
     """
+    if any(part.startswith("models--") for part in Path(path).absolute().parts):
+        raise ValueError(
+            f"{path} was downloaded from the Hugging Face Hub, and opening it would run code of whoever wrote it; "
+            "where you trust them with that, call load_agent_from_hub(algorithm, 'owner/name', trust=True)"
+        )
     record = read_record(sidecar_path(path))
     if record["algorithm"] != algorithm.__name__:
         raise ValueError(

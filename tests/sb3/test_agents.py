@@ -288,3 +288,11 @@ def test_without_sb3_contrib_only_what_needs_it_is_missing(monkeypatch):
         _ = didi_gym.sb3.SkillMaskablePPO
     with pytest.raises(AttributeError, match=r"'didi_gym\.sb3' has no attribute 'no_such_name'"):
         _ = didi_gym.sb3.no_such_name
+
+
+def test_a_downloaded_agent_is_not_opened_as_a_file_of_ones_own(tmp_path):
+    folder = tmp_path / "hub" / "models--owner--name" / "snapshots" / ("0" * 40)
+    folder.mkdir(parents=True)
+    (folder / "agent.zip").write_bytes(b"a pickle of a stranger")
+    with pytest.raises(ValueError, match=r"load_agent_from_hub\(.*trust=True"):
+        load_agent(SAC, folder / "agent.zip")
