@@ -12,12 +12,14 @@
 - skill policies: `SkillPolicy.from_pretrained`, `list_pretrained`
 - learning skills from a Minari data set: `didi-gym train --help`, or `TrajectoryDataset` and `train`, or its stages
   over a `Run`; measuring them in the simulator: `evaluate_skills`
+- reaching goals without gradients: `didi_gym.planning.SkillGraph`
 
 The rooms, each of which uses those below it; the docstring of each says what is in it:
 
     cli                                        the command line
-    sb3, evaluation                            Stable-Baselines3; rollouts, metrics, pictures
-    wrappers, planning, training               environments whose actions are skills; agents that plan; learning skills
+    sb3, planning                              Stable-Baselines3; agents that plan over skills
+    evaluation                                 rollouts, metrics, pictures, how well agents do
+    wrappers, training                         environments whose actions are skills; learning skills
     data, models                               Minari data sets; networks and the policy
     hub                                        the Hugging Face Hub
     core                                       skills, layouts, files
