@@ -42,6 +42,9 @@ _REPLAN = 20  # decisions after which a plan is renewed if the graph has changed
 class _Trip:
     """What the agent remembers of the episode that an environment is in."""
 
+    random: np.random.Generator
+    tries: dict[int, int]
+    """How often each place was gone to as a frontier."""
     goal: np.ndarray | None = None
     achieved: np.ndarray | None = None
     """Where the last decision was taken."""
@@ -105,10 +108,12 @@ class SkillGraph:
     def __init__(self, env: gym.Env | VectorEnv, *, seed: int = 0) -> None:
         self._rows = EnvRows(env)
         space = self._rows.single_observation_space
-        if not isinstance(space, spaces.Dict) or not {"achieved_goal", "desired_goal"} <= set(space.spaces):
+        if not isinstance(space, spaces.Dict) or not all(
+            isinstance(space.spaces.get(goal), spaces.Box) for goal in ("achieved_goal", "desired_goal")
+        ):
             raise ValueError(
-                f"SkillGraph reaches goals: expected observations with achieved_goal and desired_goal, got {space}; "
-                "for other tasks train an agent over skills (help(didi_gym.sb3))"
+                f"SkillGraph reaches goals: expected observations with achieved_goal and desired_goal, each a Box, "
+                f"got {space}; for other tasks train an agent over skills (help(didi_gym.sb3))"
             )
         try:
             policy, self.durations = _attribute(env, "policy"), _attribute(env, "skill_durations")
@@ -118,7 +123,7 @@ class SkillGraph:
             ) from None
         self.env = env
         self.skill_space = policy.skill_space
-        self.candidates = self.skill_space.grid(_CANDIDATES)
+        self.candidates = self.skill_space.grid(self.skill_space.size if self.skill_space.is_discrete else _CANDIDATES)
         self.goal_dim = int(np.prod(space["achieved_goal"].shape))  # type: ignore[arg-type]
         self.model = SkillModel(self.skill_space.skill_dim, self.goal_dim, self.durations)
         self.graph: GoalGraph | None = None
@@ -180,7 +185,10 @@ class SkillGraph:
             return {}
         self._rows.begin({row: self.seed * 1_000_003 + self.episodes + i for i, row in enumerate(free)})
         self.episodes += len(free)
-        return {row: _Trip(wander=_WANDER_STEPS if self.random.random() < _WANDERING else 0) for row in free}
+        trips = {row: _Trip(self.random, self._tries) for row in free}
+        for trip in trips.values():
+            trip.wander = _WANDER_STEPS if self.random.random() < _WANDERING else 0
+        return trips
 
     def _end(self, trip: _Trip, fell: bool) -> None:
         if fell and self.graph is not None:
@@ -252,8 +260,8 @@ class SkillGraph:
             moves = self.model.predict(self._long, self.candidates, np.zeros(self.goal_dim))
             choices = np.flatnonzero(moves @ trip.expected <= 0)
         trip.choice = self._long
-        trip.skill = int(self.random.choice(choices)) if len(choices) else trip.skill
-        trip.hold = 2 if trip.stuck else int(self.random.integers(2, 7))
+        trip.skill = int(trip.random.choice(choices)) if len(choices) else trip.skill
+        trip.hold = 2 if trip.stuck else int(trip.random.integers(2, 7))
 
     def _target(self, trip: _Trip, last: tuple[int, int] | None) -> np.ndarray | None:
         """Where to go now, after the move `last`; None: anywhere, at random."""
@@ -273,7 +281,7 @@ class SkillGraph:
             if cost == 0:  # arrived: go on into the unknown, towards the goal or at random
                 trip.frontier, trip.ways = None, None
                 trip.hold = _OUTWARD
-                return goal if self.random.random() < 0.5 else None
+                return goal if trip.random.random() < 0.5 else None
         elif np.linalg.norm(goal - here) < _NEAR * graph.size and (cost < 3 * _NEAR or not np.isfinite(cost)):
             return goal
         if node is None or not np.isfinite(cost):
@@ -305,12 +313,12 @@ class SkillGraph:
             return
         reach = graph.costs_from(node)
         rest = np.linalg.norm(graph.centers - trip.goal, axis=1) / graph.size  # as if all that is unknown were free
-        tried = np.array([self._tries.get(i, 0) for i in range(len(graph))])
-        score = reach + rest + 4.0 * tried + self.random.exponential(2.0, len(graph))
+        tried = np.array([trip.tries.get(i, 0) for i in range(len(graph))])
+        score = reach + rest + 4.0 * tried + trip.random.exponential(2.0, len(graph))
         score[graph.open_sides == 0] = np.inf
         best = int(score.argmin())
         if np.isfinite(score[best]):
-            self._tries[best] = self._tries.get(best, 0) + 1
+            trip.tries[best] = trip.tries.get(best, 0) + 1
             within = 1.5 * reach[best] + _DETOUR
             trip.frontier, trip.ways = best, graph.ways_to(graph.center(best), graph.size / 2, within)
 
@@ -374,13 +382,17 @@ class SkillGraph:
         goals = np.asarray(observation["desired_goal"])
         many = goals.ndim > 1
         n = len(goals) if many else 1
-        trips: list[_Trip] = [_Trip() for _ in range(n)] if state is None else list(state)
+        trips: list[_Trip] = [self._new_trip() for _ in range(n)] if state is None else list(state)
         for i in range(n):
             if episode_start is not None and np.atleast_1d(episode_start)[i]:
-                trips[i] = _Trip()
+                trips[i] = self._new_trip()
         rows = [{key: value[i] for key, value in observation.items()} if many else observation for i in range(n)]
         actions = [self._decide(row, trip) for row, trip in zip(rows, trips, strict=True)]
         return (np.stack(actions) if many else actions[0]), tuple(trips)
+
+    def _new_trip(self) -> _Trip:
+        """Of an episode that nothing is learned from: it acts the same whatever was evaluated before."""
+        return _Trip(np.random.default_rng(self.seed), dict(self._tries))
 
     def plan(self, observation: dict[str, Any]) -> np.ndarray:
         """The way that it would go from an observation's achieved goal to the desired one, `(p, goal_dim)`.

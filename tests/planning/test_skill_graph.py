@@ -110,6 +110,8 @@ def test_goals_behind_a_wall_are_reached_without_a_map(form, steps):
 def test_a_saved_agent_goes_on_as_if_nothing_had_happened(tmp_path):
     whole = SkillGraph(make(), seed=3).learn(2_000, progress=False).learn(2_000, progress=False)
     half = SkillGraph(make(), seed=3).learn(2_000, progress=False)
+    evaluated = evaluate_agent(half, make(), 5, progress=False)
+    assert evaluate_agent(half, make(), 5, progress=False) == evaluated, "acting teaches nothing"
     half.save(tmp_path / "agent.safetensors")
     again = SkillGraph.load(tmp_path / "agent.safetensors", make()).learn(2_000, progress=False)
     assert again.history == whole.history
