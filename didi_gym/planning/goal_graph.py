@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -198,8 +199,10 @@ class GoalGraph:
         (which keeps clear of walls), and where bodies fell. Ways that cost more than `within` count as none, which is
         quick.
         """
-        starts, ends, moves = self._moves_costs()
         aims = np.linalg.norm(self.centers - goal, axis=1) <= radius
+        if not aims.any():
+            return Ways(np.full(len(self), np.inf), np.full(len(self), -1))
+        starts, ends, moves = self._moves_costs()
         costs = _settle(np.where(aims, 0.0, np.inf), ends, starts, moves, within)
         following = np.full(len(self), -1)
         with np.errstate(invalid="ignore"):  # inf - inf
@@ -227,8 +230,10 @@ class GoalGraph:
         """Whether the straight way from one goal to another leads through reached cells only; landmarks do not tell."""
         if not self.is_grid:
             return True
-        points = np.linspace(start, goal, 2 + int(4 * np.linalg.norm(goal - start) / self.size))
-        return all(tuple(cell) in self._cells for cell in np.floor(points / self.size).astype(int).tolist())
+        way = (goal - start) / self.size
+        parts = 1 + int(4 * math.sqrt(way @ way))
+        points = start / self.size + np.arange(1, parts + 1)[:, None] * (way / parts)
+        return all(tuple(cell) in self._cells for cell in np.floor(points).astype(int).tolist())
 
     # -- what is stored ------------------------------------------------------------------------------------------------
     def arrays(self) -> dict[str, np.ndarray]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -282,7 +283,7 @@ class SkillGraph:
                 trip.frontier, trip.ways = None, None
                 trip.hold = _OUTWARD
                 return goal if trip.random.random() < 0.5 else None
-        elif np.linalg.norm(goal - here) < _NEAR * graph.size and (cost < 3 * _NEAR or not np.isfinite(cost)):
+        elif self._is_near(goal - here) and (cost < 3 * _NEAR or not np.isfinite(cost)):
             return goal
         if node is None or not np.isfinite(cost):
             return self._rejoin(here, trip)
@@ -339,12 +340,12 @@ class SkillGraph:
 
     def _is_near(self, way: np.ndarray) -> bool:
         assert self.graph is not None
-        return bool(np.linalg.norm(way) < _NEAR * self.graph.size)
+        return bool(way @ way < (_NEAR * self.graph.size) ** 2)
 
     def _aim(self, way: np.ndarray, trip: _Trip) -> int:
         """The candidate skill that gets furthest along `way`, less what it drifts sideways."""
         assert trip.velocity is not None
-        unit = way / max(float(np.linalg.norm(way)), 1e-9)
+        unit = way / max(math.sqrt(way @ way), 1e-9)
         moves = self.model.predict(trip.choice, self.candidates, trip.velocity)
         along = moves @ unit
         sideways = np.linalg.norm(moves - along[:, None] * unit, axis=1)

@@ -62,8 +62,8 @@ class SkillModel:
 
     def predict(self, choice: int, skills: np.ndarray, velocity: np.ndarray) -> np.ndarray:
         """Displacements `(n, goal_dim)` of skills `(n, skill_dim)` from one velocity `(goal_dim,)`."""
-        x = np.concatenate([skills, np.tile([*velocity, 1.0], (len(skills), 1))], axis=1)
-        return x @ self._of(choice)
+        weights, dim = self._of(choice), skills.shape[1]
+        return skills @ weights[:dim] + (velocity @ weights[dim:-1] + weights[-1])
 
     def _of(self, choice: int) -> np.ndarray:
         """The weights of a duration; of one that was hardly tried, those of the most frequent one, in proportion."""
