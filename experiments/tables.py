@@ -44,7 +44,7 @@ AGENTS = {
     "random": "random skills",
     "flat-sac": "flat SAC + HER, same features",
 }
-MAZES = ("Open", "UMaze", "Medium", "Large", "Own")
+MAZES = ("Open", "UMaze", "Medium", "Large", "Own", "PointMaze_Large")
 
 
 def estimate(values: Sequence[float], digits: int = 2) -> str:
