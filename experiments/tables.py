@@ -11,6 +11,7 @@ import json
 import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import product
 
 import numpy as np
 from figures import plot_scores, plot_sensitivity
@@ -74,23 +75,37 @@ def measured(rows: list[Row], column: str) -> str:
     return estimate([metric.scale * number(row, column) for row in rows], metric.digits)
 
 
-def mazes_table(rows: list[Row], last_only: bool) -> str:
-    """Agents by maze and steps of training; of each maze the last budget of an agent, or all."""
+def mazes_table(rows: list[Row]) -> str:
+    """Agents by maze and steps of training."""
     lines = []
-    for maze in MAZES:
-        for agent, name in AGENTS.items():
-            own = select(rows, maze=maze, agent=agent)
-            budgets = sorted({int(r["low_level_steps"]) for r in own})
-            for budget in budgets[-1:] if last_only else budgets:
-                runs = select(own, low_level_steps=str(budget))
-                reached = [number(r, "steps_to_goal") for r in runs if number(r, "success") * EPISODES >= FEWEST]
-                bold = "**" if agent == "skill-graph" else ""
-                success = estimate([number(r, "success") for r in runs])
-                steps = f"{np.mean(reached):.0f}" if len(reached) == len(runs) else "-"
-                lines.append(
-                    [maze, f"{bold}{name}{bold}", f"{budget:,}", f"{bold}{success}{bold}", str(len(runs)), steps]
-                )
+    for maze, (agent, name) in product(MAZES, AGENTS.items()):
+        own = select(rows, maze=maze, agent=agent)
+        for budget in sorted({int(r["low_level_steps"]) for r in own}):
+            runs = select(own, low_level_steps=str(budget))
+            reached = [number(r, "steps_to_goal") for r in runs if number(r, "success") * EPISODES >= FEWEST]
+            bold = "**" if agent == "skill-graph" else ""
+            success = estimate([number(r, "success") for r in runs])
+            steps = f"{np.mean(reached):.0f}" if len(reached) == len(runs) else "-"
+            lines.append([maze, f"{bold}{name}{bold}", f"{budget:,}", f"{bold}{success}{bold}", str(len(runs)), steps])
     return table(["maze", "agent", "steps of training", "success", "seeds", "mean steps to the goal"], lines)
+
+
+def short_mazes_table(rows: list[Row]) -> str:
+    """The ant mazes, each with its last budget; agents that were run on none of them are left out."""
+
+    def cell(maze: str, agent: str) -> str:
+        own = select(rows, maze=maze, agent=agent)
+        if not own:
+            return "-"
+        last = max(own, key=lambda r: int(r["low_level_steps"]))["low_level_steps"]
+        success = estimate([number(r, "success") for r in select(own, low_level_steps=last)])
+        return f"{success}, {int(last):,} steps" if int(last) else success
+
+    shown = {
+        agent: AGENTS[agent] for agent in ("skill-graph", "sac", "random", "flat-sac") if select(rows, agent=agent)
+    }
+    lines = [[maze, *(cell(maze, agent) for agent in shown)] for maze in MAZES if not maze.startswith("Point")]
+    return table(["maze", *shown.values()], lines)
 
 
 def transfer_table(rows: list[Row], study: str) -> str:
@@ -323,7 +338,7 @@ def main() -> None:
     speed, rates = read("benchmarks/results/training_speed.csv"), read("benchmarks/results/step_rate.csv")
     latency = read("benchmarks/results/plan_latency.csv")
     of_results = {
-        "BUDGETS": mazes_table(mazes, last_only=False),
+        "BUDGETS": mazes_table(mazes),
         "GOALS": transfer_table(read("hrl-transfer.csv"), "goals"),
         "DOOR": transfer_table(read("hrl-transfer.csv"), "door"),
         "VECTORS": vectors_table(vectors, "sac"),
@@ -354,7 +369,7 @@ def main() -> None:
         text = text.replace(f"<!-- {key} -->", part)
     (DOCS / "results.md").write_text(text)
     for page, parts in (
-        (README, {"ANTMAZE": mazes_table(mazes, last_only=True)}),
+        (README, {"ANTMAZE": short_mazes_table(mazes)}),
         (DOCS / "performance.md", of_performance),
     ):
         page.write_text(fill(page.read_text(), parts))
