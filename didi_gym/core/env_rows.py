@@ -39,9 +39,17 @@ class EnvRows:
     Attributes:
         observations: The newest observation of each row, None before its first episode.
         running: Whether each row's episode goes on, bool `(n,)`.
+
+    Raises:
+        TypeError: neither of the two, such as a vector environment of Stable-Baselines3.
     """
 
     def __init__(self, env: gym.Env | VectorEnv) -> None:
+        if not isinstance(env, (gym.Env, VectorEnv)):
+            raise TypeError(
+                f"expected a gymnasium.Env or a gymnasium.vector.VectorEnv, got {type(env).__name__}; didi_gym.make "
+                "and make_vec make them (vector environments of Stable-Baselines3 are for its own agents)"
+            )
         self.env = env
         self.is_vector = isinstance(env, VectorEnv)
         self.single_observation_space = env.single_observation_space if self.is_vector else env.observation_space  # type: ignore[union-attr]
