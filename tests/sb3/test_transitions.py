@@ -81,3 +81,7 @@ def test_evaluations_come_every_so_many_low_level_steps_and_training_ends(tmp_pa
     assert all(report.episodes[0].seed == 10_000_000 for _, report in callback.reports)
     with pytest.raises(ValueError, match="at least 1"):
         LowLevelEvalCallback(make(), every=0)
+    with pytest.raises(ValueError, match="episodes"):
+        LowLevelEvalCallback(make(), every=10, episodes=0)
+    with pytest.raises(TypeError, match="got DummyVecEnv"):
+        LowLevelEvalCallback(DummyVecEnv([make]), every=10)
