@@ -166,7 +166,8 @@ class SkillGraph:
     ) -> SkillGraph:
         """Learn for so many low-level steps, counted over all environments; those of the last decisions may go beyond.
 
-        Every call begins new episodes. Ctrl-C leaves an agent that can be saved and goes on where it was.
+        Every call begins new episodes. Ctrl-C leaves an agent that can be saved and goes on where it was. (It closes an
+        asynchronous vector environment: save, and load with a new one.)
 
         Args:
             total_low_level_steps: How many.
