@@ -20,6 +20,7 @@ from didi_gym.core.env_rows import EnvRows, Step
 from didi_gym.core.files import SafeFileError, in_short
 from didi_gym.core.interrupts import undisturbed
 from didi_gym.core.progress import progress as progress_bar
+from didi_gym.evaluation.agents import FIRST_SEED
 from didi_gym.evaluation.plots import plot_goal_graph
 from didi_gym.models.weights import read_tensors, write_tensors
 from didi_gym.planning.goal_graph import GoalGraph, Ways
@@ -33,6 +34,7 @@ _HISTORY = {
     "fell": torch.bool,
     "places": torch.int64,
 }
+_BEYOND = 1 << 30  # between the seeds of training episodes and those of evaluation, which they would run into
 _CANDIDATES = 32  # skills compared for a wanted direction
 _CELL = 1.0  # cells in strides
 _LOOKAHEAD = 3  # places to the waypoint, at most
@@ -213,7 +215,9 @@ class SkillGraph:
         """Begin an episode in each of these environments."""
         if not free:
             return {}
-        self._rows.begin({row: self.seed * 1_000_003 + self.episodes + i for i, row in enumerate(free)})
+        numbers = [self.seed * 1_000_003 + self.episodes + i for i in range(len(free))]
+        seeds = [number if number < FIRST_SEED else number + _BEYOND for number in numbers]
+        self._rows.begin(dict(zip(free, seeds, strict=True)))
         self.episodes += len(free)
         trips = {row: _Trip(self.random, self._tries) for row in free}
         for trip in trips.values():

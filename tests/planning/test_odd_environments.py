@@ -193,3 +193,21 @@ def test_ctrl_c_leaves_nothing_half_learned(tmp_path, monkeypatch):
     file = agent.save(tmp_path / "agent.safetensors")
     again = SkillGraph.load(file, make()).learn(500, progress=False)
     assert again.history == agent.learn(500, progress=False).history
+
+
+@pytest.mark.parametrize("seed", [0, 9, 10, 11])
+def test_no_training_episode_is_one_of_those_it_is_evaluated_in(seed):
+    begun = []
+
+    class Noting(WalledRoom):
+        def reset(self, *, seed=None, options=None):
+            begun.append(seed)
+            return super().reset(seed=seed, options=options)
+
+    agent = SkillGraph(skills(Noting(limit=6)), seed=seed).learn(360, progress=False)
+    agent.episodes = 999_990 if seed == 9 else agent.episodes
+    agent.learn(60, progress=False)
+    trained = set(begun)
+    begun.clear()
+    evaluate_agent(agent, agent.env, 100, progress=False)
+    assert len(trained) >= 60 and not trained & set(begun)
