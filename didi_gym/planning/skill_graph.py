@@ -481,6 +481,8 @@ class SkillGraph:
 
         Empty where it knows no way. The last place is the goal's, not the goal itself.
         """
+        if self._is_stacked(observation):
+            raise ValueError(f"a plan is of one environment, got observations of {len(observation['desired_goal'])}")
         if self.graph is None:
             return np.zeros((0, self.goal_dim))
         achieved, goal = (_flat_goal(observation, name) for name in _GOALS)
@@ -506,7 +508,7 @@ class SkillGraph:
                 f"a picture needs goals of 2 numbers and an agent that has learned; goals have {self.goal_dim}, "
                 f"{0 if self.graph is None else len(self.graph)} places are known"
             )
-        graph, goal = self.graph, np.asarray(observation["desired_goal"], float).ravel()
+        graph, plan, goal = self.graph, self.plan(observation), _flat_goal(observation, "desired_goal")
         edges, walked, failed = graph.moves
         steps = f"{self.low_level_steps:,} low-level steps, {len(graph)} places"
         return plot_goal_graph(
@@ -517,7 +519,7 @@ class SkillGraph:
             edges=edges,
             failures=failed / np.maximum(walked + failed, 1),
             falls=graph.fall_rates,
-            plan=self.plan(observation),
+            plan=plan,
             goal=goal,
             title=steps,
             walls=walls,

@@ -172,6 +172,8 @@ def test_an_observation_or_a_state_of_other_environments_is_refused():
     for wrong in (np.zeros(3), {"observation": np.zeros(3)}, {**seen, "desired_goal": np.zeros(5)}):
         with pytest.raises(ValueError, match="achieved_goal and desired_goal, each"):
             agent.predict(wrong)
+    with pytest.raises(ValueError, match="plan is of one environment, got observations of 3"):
+        agent.plan(three)
     with pytest.raises(ValueError, match="desired_goal must be finite"):
         agent.predict({**seen, "desired_goal": np.full(2, np.nan)})
 
