@@ -172,17 +172,15 @@ class SkillGraph:
         asynchronous vector environment: save, and load with a new one.)
 
         Args:
-            total_low_level_steps: How many.
+            total_low_level_steps: How many; none where it is 0 or less, as what is left of a budget may be.
             on_step: Called after every decision with the index of the environment, the observation, the action and
                 what came of it (`didi_gym.core.env_rows.Step`), as to fill a replay buffer.
             progress: Whether a bar is shown.
 
         Raises:
-            ValueError: fewer than no steps, goals that are not finite or not those of the skills, or skills from which
-                nothing can be learned.
+            ValueError: goals that are not finite or not those of the skills, or skills from which nothing can be
+                learned.
         """
-        if total_low_level_steps < 0:
-            raise ValueError(f"total_low_level_steps must be at least 0, got {total_low_level_steps}")
         begun, rows = self.low_level_steps, self._rows
         trips: dict[int, _Trip] = {}
         rows.running[:] = False

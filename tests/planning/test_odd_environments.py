@@ -153,13 +153,12 @@ def test_masks_are_refused():
         SkillGraph(env)
 
 
-def test_numpys_integers_are_seeds_and_fewer_than_no_steps_are_refused():
+def test_numpys_integers_are_seeds_and_a_budget_that_is_used_up_teaches_nothing():
     agent = SkillGraph(make(), seed=np.int64(3)).learn(500, progress=False)
     assert agent.history == SkillGraph(make(), seed=3).learn(500, progress=False).history
     assert [decision.seed for decision in decisions(make(limit=2), agent, np.arange(3))] == [0, 1, 2]
-    assert agent.learn(0) is agent
-    with pytest.raises(ValueError, match="at least 0, got -1"):
-        agent.learn(-1)
+    steps = agent.low_level_steps
+    assert agent.learn(0).learn(-5).low_level_steps == steps
 
 
 def test_an_observation_or_a_state_of_other_environments_is_refused():
