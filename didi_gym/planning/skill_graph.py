@@ -248,6 +248,7 @@ class SkillGraph:
                 self.graph = GoalGraph(_CELL * stride, self.goal_dim)
                 for walked in self._waiting:
                     self.graph.walk(walked)
+                self._waiting.clear()
             elif len(self._waiting) >= _PATIENCE:
                 self._give_up()
             return

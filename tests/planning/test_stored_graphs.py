@@ -116,3 +116,5 @@ def test_a_long_history_and_an_agent_that_knows_nothing_yet_come_back(tmp_path):
     assert again.history == agent.history and type(again.history[0]["success"]) is bool
     again.history, agent.history = [], []
     assert again.learn(600, progress=False).history == agent.learn(600, progress=False).history
+    again.save(tmp_path / "agent.safetensors")
+    assert read_tensors(tmp_path / "agent.safetensors").info["waiting"] == [], "the graph has learned from those"
