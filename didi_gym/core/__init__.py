@@ -5,5 +5,5 @@
 - `environments`: names of environments in files, and which of them ask for trust;
 - `env_rows`: one environment or many, episode by episode, whatever resets itself;
 - `schema`: dataclasses to JSON and back, strictly; `files`: files of strangers, and atomic writes;
-- `progress`: bars for long work; `lazy`: names that are imported when they are used.
+- `progress`: bars for long work; `interrupts`: Ctrl-C between two steps; `lazy`: names imported when they are used.
 """

@@ -8,7 +8,7 @@ from typing import Any
 
 import gymnasium as gym
 import numpy as np
-from gymnasium.vector import AutoresetMode, VectorEnv
+from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv, VectorEnv
 from gymnasium.vector.utils import concatenate, create_empty_array, iterate
 
 
@@ -39,9 +39,23 @@ class EnvRows:
     Attributes:
         observations: The newest observation of each row, None before its first episode.
         running: Whether each row's episode goes on, bool `(n,)`.
+
+    Raises:
+        TypeError: neither of the two, such as a vector environment of Stable-Baselines3 or one that is a single
+            simulator, all of whose rows begin together.
     """
 
     def __init__(self, env: gym.Env | VectorEnv) -> None:
+        if not isinstance(env, (gym.Env, VectorEnv)):
+            raise TypeError(
+                f"expected a gymnasium.Env or a gymnasium.vector.VectorEnv, got {type(env).__name__}; didi_gym.make "
+                "and make_vec make them (vector environments of Stable-Baselines3 are for its own agents)"
+            )
+        if isinstance(env, VectorEnv) and not isinstance(env.unwrapped, (SyncVectorEnv, AsyncVectorEnv)):
+            raise TypeError(
+                "expected sub-environments that can be seeded and reset one by one, got "
+                f"{type(env.unwrapped).__name__}; make it with vectorization_mode='sync' or 'async'"
+            )
         self.env = env
         self.is_vector = isinstance(env, VectorEnv)
         self.single_observation_space = env.single_observation_space if self.is_vector else env.observation_space  # type: ignore[union-attr]
@@ -86,6 +100,10 @@ class EnvRows:
         some = next(iter(actions.values()))
         batch = [actions.get(row, some) for row in range(len(self))]
         answer, rewards, terminated, truncated, infos = self.env.step(_stacked(self.single_action_space, batch))
+        if not isinstance(infos, dict):
+            raise TypeError(
+                f"expected infos as one dict of arrays, got a {type(infos).__name__}: leave DictInfoToList out"
+            )
         observations = list(iterate(self.env.observation_space, answer))
         self._over = terminated | truncated
         steps = {}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -86,7 +87,7 @@ def decisions(
         >>> for decision in decisions(env, agent, range(10)):
         ...     print(decision.seed, decision.low_level_steps, decision.low_level_return)
     """
-    rows, waiting = EnvRows(env), enumerate(seeds)
+    rows, waiting = EnvRows(env), enumerate(map(operator.index, seeds))  # numpy's integers are no seeds
     episode, index = [(0, 0)] * len(rows), [0] * len(rows)
     state, start = None, np.ones(len(rows), bool)
     while True:
@@ -200,8 +201,13 @@ def evaluate_agent(
     Returns:
         Rows of the episodes in the order of their seeds, with means and intervals. Steps are low-level ones, whatever
         the agent decides.
+
+    Raises:
+        ValueError: no episode.
     """
     chosen = list(range(FIRST_SEED, FIRST_SEED + episodes) if seeds is None else seeds)
+    if not chosen:
+        raise ValueError(f"expected at least one episode, got episodes={episodes} and seeds={seeds}")
     running: dict[int, list[Decision]] = {}
     rows: dict[int, EpisodeRow] = {}
     with progress_bar("evaluate agent", len(chosen), progress) as report:

@@ -184,6 +184,13 @@ def plot_goal_graph(
     centers, costs = np.asarray(centers, float), np.asarray(costs, float)
     if centers.ndim != 2 or centers.shape[1] != 2 or costs.shape != (len(centers),):
         raise ValueError(f"expected centers (n, 2) and costs (n,), got {centers.shape} and {costs.shape}")
+    m, p, w = (0 if rows is None else len(rows) for rows in (edges, plan, walls))
+    shapes = {"edges": (m, 2), "failures": (m,), "falls": costs.shape, "plan": (p, 2), "goal": (2,), "walls": (w, 4)}
+    for given, (name, shape) in zip((edges, failures, falls, plan, goal, walls), shapes.items(), strict=True):
+        if given is not None and np.shape(given) != shape:
+            raise ValueError(f"expected {name} {shape}, got {np.shape(given)}")
+    if m and not 0 <= np.min(edges) <= np.max(edges) < len(centers):  # type: ignore[arg-type]
+        raise ValueError(f"expected edges between {len(centers)} places, got one to number {np.max(edges)}")  # type: ignore[arg-type]
     figure, axes = _figure(6.2, 5.0)
     from matplotlib.collections import LineCollection, PatchCollection
     from matplotlib.patches import Rectangle
@@ -191,7 +198,7 @@ def plot_goal_graph(
     for left, bottom, width, height in () if walls is None else np.asarray(walls, dtype=float):
         axes.add_patch(Rectangle((left, bottom), width, height, facecolor="0.75", edgecolor="0.75", zorder=0))
     known = np.isfinite(costs)
-    side = size or 0.02 * float(np.ptp(centers, axis=0).max(initial=1.0))
+    side = size or 0.02 * float(np.ptp(centers, axis=0).max() if len(centers) else 1.0)
     for shown, colour in ((~known, "0.88"), (known, None)):
         squares = [Rectangle((x - side / 2, y - side / 2), side, side) for x, y in centers[shown]]
         patches = PatchCollection(squares, facecolor=colour, edgecolor="none", zorder=1, cmap=_colour_map("viridis_r"))

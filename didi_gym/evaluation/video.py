@@ -63,10 +63,13 @@ class Camera:
 
         Raises:
             RuntimeError: the environment rendered no picture, or a path is given and there is no scene to draw it in.
+            ValueError: a path of another shape.
         """
         simulation = mujoco_of(self.env)
         if simulation is None and path is not None:
             raise RuntimeError(f"{self.env} holds no MuJoCo scene that a path could be drawn in")
+        if path is not None and (np.ndim(path) != 2 or np.shape(path)[1] != 2):
+            raise ValueError(f"a path must have shape (n, 2), got {np.shape(path)}")
         picture = self._rendered() if simulation is None else self._drawn(*simulation, path)
         return with_caption(picture, caption) if caption else picture
 

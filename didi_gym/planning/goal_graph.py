@@ -14,6 +14,7 @@ _BACKWARDS = 0.25  # times that a move counts as made which was only made in the
 _MEMORY = 0.6  # of the times that a move was made, when it fails, and of its failures, when it is made
 _CLOSED = 4.0  # times as often failed as made: no way leads there any more, and others are looked for
 _FALL = 40.0  # weight of the share of visits that ended in a fall
+_MOST = 2.0**53  # of any number that is stored: far beyond what is learned, and nothing overflows
 
 
 class Rows:
@@ -77,7 +78,8 @@ class GoalGraph:
     def __init__(self, size: float, goal_dim: int) -> None:
         self.size, self.goal_dim = size, goal_dim
         self.is_grid = goal_dim <= _GRID_DIMENSIONS
-        self._around = [step for step in itertools.product((-1, 0, 1), repeat=goal_dim) if any(step)]
+        beside = itertools.product((-1, 0, 1), repeat=goal_dim if self.is_grid else 0)
+        self._around = [step for step in beside if any(step)]
         self._cells: dict[tuple[int, ...], int] = {}
         self._centers = Rows(np.zeros((0, goal_dim)))
         self._visits, self._falls = Rows(np.zeros(0, np.int64)), Rows(np.zeros(0))
@@ -250,23 +252,28 @@ class GoalGraph:
         }
 
     @classmethod
-    def restored(cls, size: float, arrays: dict[str, np.ndarray]) -> GoalGraph:
+    def restored(cls, size: float, goal_dim: int, arrays: dict[str, np.ndarray]) -> GoalGraph:
         """The graph whose `arrays` these are.
 
         Raises:
             ValueError: arrays that do not go together.
         """
-        n, edges = len(arrays["centers"]), arrays["edges"]
-        lengths = {name: len(arrays[name]) for name in ("visits", "falls", "walked", "failed")}
-        if (
-            arrays["centers"].ndim != 2
-            or edges.shape[1:] != (2,)
-            or (len(edges) and not 0 <= edges.min() <= edges.max() < n)
-        ):
-            raise ValueError("the places and edges of the graph do not go together")
-        if lengths != {"visits": n, "falls": n, "walked": len(edges), "failed": len(edges)}:
-            raise ValueError(f"expected {n} places and {len(edges)} edges throughout, got {lengths}")
-        graph = cls(size, arrays["centers"].shape[1])
+        if not 0 < size < np.inf:
+            raise ValueError(f"a cell must have a length, got {size}")
+        graph = cls(size, goal_dim)
+        n, m = len(arrays["centers"]), len(arrays["edges"])
+        lengths = {"cells": n if graph.is_grid else 0, "edges": m, "walked": m, "failed": m}
+        for name, own in graph.arrays().items():
+            given, shape = arrays[name], (lengths.get(name, n), *own.shape[1:])
+            if given.shape != shape or given.dtype != own.dtype or not ((given > -_MOST) & (given < _MOST)).all():
+                raise ValueError(
+                    f"{name} must be {shape} {own.dtype}, below {_MOST:g}; got {given.shape} {given.dtype}"
+                )
+            if name not in ("cells", "centers") and (given < 0).any():
+                raise ValueError(f"{name} must not be negative")
+        edges = arrays["edges"]
+        if (edges >= n).any():
+            raise ValueError(f"the edges must be between {n} places, got one to number {edges.max()}")
         for place in (arrays["cells"] + 0.5) * size if graph.is_grid else arrays["centers"]:
             graph._reach(place)
         if len(graph) != n:
@@ -275,6 +282,8 @@ class GoalGraph:
             setattr(graph, f"_{name}", Rows(arrays[name]))
         for i, (a, b) in enumerate(edges.tolist()):
             graph._numbers[a, b] = i
+        if len(graph._numbers) != m:
+            raise ValueError("the graph has two edges between the same places")
         return graph
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import operator
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,12 +18,23 @@ from gymnasium.vector import VectorEnv, VectorWrapper
 
 from didi_gym.core.env_rows import EnvRows, Step
 from didi_gym.core.files import SafeFileError, in_short
+from didi_gym.core.interrupts import undisturbed
 from didi_gym.core.progress import progress as progress_bar
+from didi_gym.evaluation.agents import FIRST_SEED
 from didi_gym.evaluation.plots import plot_goal_graph
-from didi_gym.models.weights import load_info, load_tensors, write_tensors
+from didi_gym.models.weights import read_tensors, write_tensors
 from didi_gym.planning.goal_graph import GoalGraph, Ways
 from didi_gym.planning.skill_model import SkillModel
 
+_GOALS = ("achieved_goal", "desired_goal")
+_HISTORY = {
+    "low_level_steps": torch.int64,
+    "success": torch.bool,
+    "length": torch.int64,
+    "fell": torch.bool,
+    "places": torch.int64,
+}
+_BEYOND = 1 << 30  # between the seeds of training episodes and those of evaluation, which they would run into
 _CANDIDATES = 32  # skills compared for a wanted direction
 _CELL = 1.0  # cells in strides
 _LOOKAHEAD = 3  # places to the waypoint, at most
@@ -33,9 +45,11 @@ _LOITERING = 6  # decisions that brought the goal no closer, after which somethi
 _HELPLESS = 6  # after which, in training, the episode counts as a fall and is left
 _WANDERING = 0.15  # share of training episodes that begin by wandering
 _WANDER_STEPS = 150  # low-level steps of it
+_PATIENCE = 1_000  # decisions after which something must be known of the skills
 _RECENT = 20  # episodes over which progress is shown
 _OUTWARD = 3  # decisions from a frontier into the unknown before the next plan
 _DETOUR = 10.0  # cells by which the body may stray from its way to a frontier before that is planned anew
+_SAME = 1e-3  # share of itself by which an achieved goal may differ between info and observation, as in float32
 _REPLAN = 20  # decisions after which a plan is renewed if the graph has changed
 
 
@@ -77,6 +91,7 @@ class _Trip:
     age: int = 0
     """Of the ways, in decisions."""
     past: list[np.ndarray] = field(default_factory=list)
+    """Where the last decisions were taken, enough of them to go back to before it was stuck."""
     steps: int = 0
     """Low-level ones."""
     success: bool = False
@@ -96,7 +111,8 @@ class SkillGraph:
         seed: Of the agent and of the episodes it begins.
 
     Raises:
-        ValueError: the environment has no goals, or its actions are no skills.
+        TypeError: no environment, or a vector environment of Stable-Baselines3.
+        ValueError: the environment has no goals, its actions are no skills, or it masks skills.
 
     Example:
         >>> import didi_gym
@@ -109,12 +125,11 @@ class SkillGraph:
     def __init__(self, env: gym.Env | VectorEnv, *, seed: int = 0) -> None:
         self._rows = EnvRows(env)
         space = self._rows.single_observation_space
-        if not isinstance(space, spaces.Dict) or not all(
-            isinstance(space.spaces.get(goal), spaces.Box) for goal in ("achieved_goal", "desired_goal")
-        ):
+        goals = [space.spaces.get(goal) for goal in _GOALS] if isinstance(space, spaces.Dict) else [None]
+        if not all(isinstance(goal, spaces.Box) and goal.shape == goals[0].shape for goal in goals):  # type: ignore[union-attr]
             raise ValueError(
-                f"SkillGraph reaches goals: expected observations with achieved_goal and desired_goal, each a Box, "
-                f"got {space}; for other tasks train an agent over skills (help(didi_gym.sb3))"
+                f"SkillGraph reaches goals: expected observations with achieved_goal and desired_goal, each a Box of "
+                f"the same shape, got {space}; for other tasks train an agent over skills (help(didi_gym.sb3))"
             )
         try:
             policy, self.durations = _attribute(env, "policy"), _attribute(env, "skill_durations")
@@ -122,12 +137,19 @@ class SkillGraph:
             raise ValueError(
                 "SkillGraph picks skills: wrap the environment with didi_gym.make, make_vec or SkillActionWrapper"
             ) from None
+        if _attribute(env, "mask_fn") is not None:
+            raise ValueError(
+                "SkillGraph picks any skill at any time, and a mask_fn forbids some: make the environment without it, "
+                "or train SkillMaskablePPO (help(didi_gym.sb3))"
+            )
         self.env = env
         self.skill_space = policy.skill_space
         self.candidates = self.skill_space.grid(self.skill_space.size if self.skill_space.is_discrete else _CANDIDATES)
-        self.goal_dim = int(np.prod(space["achieved_goal"].shape))  # type: ignore[arg-type]
+        self._goal_shape: tuple[int, ...] = goals[0].shape  # type: ignore[union-attr, assignment]
+        self.goal_dim = math.prod(self._goal_shape)
         self.model = SkillModel(self.skill_space.skill_dim, self.goal_dim, self.durations)
         self.graph: GoalGraph | None = None
+        seed = operator.index(seed)  # numpy's integers are no seeds of environments
         self.random = np.random.default_rng(seed)
         self.seed, self.episodes, self.low_level_steps = seed, 0, 0
         self.history: list[dict[str, float]] = []
@@ -146,13 +168,18 @@ class SkillGraph:
     ) -> SkillGraph:
         """Learn for so many low-level steps, counted over all environments; those of the last decisions may go beyond.
 
-        Every call begins new episodes. Ctrl-C leaves an agent that can be saved and goes on where it was.
+        Every call begins new episodes. Ctrl-C leaves an agent that can be saved and goes on where it was. (It closes an
+        asynchronous vector environment: save, and load with a new one.)
 
         Args:
-            total_low_level_steps: How many.
+            total_low_level_steps: How many; none where it is 0 or less, as what is left of a budget may be.
             on_step: Called after every decision with the index of the environment, the observation, the action and
                 what came of it (`didi_gym.core.env_rows.Step`), as to fill a replay buffer.
             progress: Whether a bar is shown.
+
+        Raises:
+            ValueError: goals that are not finite or not those of the skills, or skills from which nothing can be
+                learned.
         """
         begun, rows = self.low_level_steps, self._rows
         trips: dict[int, _Trip] = {}
@@ -163,13 +190,15 @@ class SkillGraph:
                 before = list(rows.observations)
                 actions = {row: self._decide(before[row], trip) for row, trip in trips.items()}
                 for row, step in rows.step(actions).items():
-                    self._learn_from(trips[row], step.info)
+                    with undisturbed():
+                        self._learn_from(trips[row], step)
                     trips[row].success |= _succeeded(step)
                     if on_step is not None:
                         on_step(row, before[row], actions[row], step)
                     if step.ended or trips[row].stuck >= _HELPLESS:
                         rows.running[row] = False
-                        self._end(trips[row], fell=not step.ended)
+                        with undisturbed():
+                            self._end(trips[row], fell=not step.ended)
                 if self.history:
                     recent = self.history[-_RECENT:]
                     shown = {"success": sum(row["success"] for row in recent) / len(recent)}
@@ -184,7 +213,9 @@ class SkillGraph:
         """Begin an episode in each of these environments."""
         if not free:
             return {}
-        self._rows.begin({row: self.seed * 1_000_003 + self.episodes + i for i, row in enumerate(free)})
+        numbers = [self.seed * 1_000_003 + self.episodes + i for i in range(len(free))]
+        seeds = [number if number < FIRST_SEED else number + _BEYOND for number in numbers]
+        self._rows.begin(dict(zip(free, seeds, strict=True)))
         self.episodes += len(free)
         trips = {row: _Trip(self.random, self._tries) for row in free}
         for trip in trips.values():
@@ -193,29 +224,33 @@ class SkillGraph:
 
     def _end(self, trip: _Trip, fell: bool) -> None:
         if fell and self.graph is not None:
-            self.graph.fall(np.stack(trip.past[-_HELPLESS - 2 :][:3]))
+            self.graph.fall(np.stack(trip.past[:3]))
         trip.is_over = True
         places = 0 if self.graph is None else len(self.graph)
         row = {"low_level_steps": self.low_level_steps, "success": trip.success, "length": trip.steps, "fell": fell}
         self.history.append({**row, "places": places})
 
-    def _learn_from(self, trip: _Trip, info: dict[str, Any]) -> None:
+    def _learn_from(self, trip: _Trip, step: Step) -> None:
         """Learn from the decision just taken: what the skill did, and where the body went on the way."""
         assert trip.achieved is not None and trip.velocity is not None
-        length = int(info["skill_length"])
+        path = self._path(trip.achieved, step)
+        length = len(path) - 1
         trip.steps += length
         self.low_level_steps += length
-        path = np.concatenate([trip.achieved[None], np.asarray(info["skill_achieved_goals"], float)[:length]])
         moved = path[-1] - trip.achieved
-        trip.past.append(trip.achieved)
+        trip.past = [*trip.past[-_HELPLESS - 1 :], trip.achieved]
         if length == self.durations[trip.choice]:
             self.model.add(trip.choice, self.candidates[trip.skill], trip.velocity, moved)
         if self.graph is None:
             self._waiting.append(path)
-            if self.model.is_fitted:
-                self.graph = GoalGraph(_CELL * self.model.stride(self._long, self.candidates), self.goal_dim)
+            stride = self.model.stride(self._long, self.candidates) if self.model.is_fitted else 0.0
+            if stride > 0:
+                self.graph = GoalGraph(_CELL * stride, self.goal_dim)
                 for walked in self._waiting:
                     self.graph.walk(walked)
+                self._waiting.clear()
+            elif len(self._waiting) >= _PATIENCE:
+                self._give_up()
             return
         self.graph.walk(path)
         if trip.expected is not None and not trip.hold and _is_stuck(moved, trip.expected):
@@ -225,11 +260,38 @@ class SkillGraph:
         elif trip.circled is not None:
             self.graph.fail(*trip.circled)
 
+    def _path(self, start: np.ndarray, step: Step) -> np.ndarray:
+        """The goals achieved in a decision, `(1 + skill_length, goal_dim)`, from where it was taken."""
+        if "skill_achieved_goals" not in step.info:
+            raise ValueError(
+                "SkillGraph learns from the goals achieved within a skill, which are recorded only where the "
+                "environment has a method compute_reward(achieved_goal, desired_goal, info): give it one"
+            )
+        goals = np.asarray(step.info["skill_achieved_goals"], float)[: int(step.info["skill_length"])]
+        path = np.concatenate([start[None], goals.reshape(-1, self.goal_dim)])
+        seen = _flat_goal(step.observation, "achieved_goal")
+        if not np.isfinite(path).all():
+            raise ValueError(f"achieved goals must be finite, got {path[-1]}")
+        if np.linalg.norm(path[-1] - seen) > _SAME * np.linalg.norm(path[-1]):
+            raise ValueError(
+                f"the skill ended at the achieved goal {path[-1]}, but the observation says {seen}: put wrappers that "
+                "change goals inside, SkillActionWrapper(Wrapper(env), ...)"
+            )
+        return path
+
+    def _give_up(self) -> None:
+        tried = f"after {len(self._waiting)} decisions nothing is known of what skills do:"
+        if self.model.is_fitted:
+            raise ValueError(f"{tried} none moved the achieved goal; other skills, or longer ones, may")
+        raise ValueError(
+            f"{tried} nearly all ended with their episode (or by terminate_fn) before their "
+            f"{self.durations[self._long]} low-level steps; choose shorter durations or a longer time limit"
+        )
+
     # -- deciding ------------------------------------------------------------------------------------------------------
     def _decide(self, observation: dict[str, Any], trip: _Trip) -> Any:
         """The next action of the agent; `trip` remembers it."""
-        achieved = np.asarray(observation["achieved_goal"], float).ravel()
-        trip.goal = np.asarray(observation["desired_goal"], float).ravel()
+        achieved, trip.goal = (_flat_goal(observation, name) for name in _GOALS)
         if trip.achieved is None:
             trip.velocity = np.zeros(self.goal_dim)
         else:
@@ -379,17 +441,35 @@ class SkillGraph:
 
         Returns:
             The action or `(n, ...)` actions, and the state.
+
+        Raises:
+            ValueError: an observation of another form, goals that are not finite, or a state of other environments.
         """
-        goals = np.asarray(observation["desired_goal"])
-        many = goals.ndim > 1
-        n = len(goals) if many else 1
+        many = self._is_stacked(observation)
+        n = len(observation["desired_goal"]) if many else 1
         trips: list[_Trip] = [self._new_trip() for _ in range(n)] if state is None else list(state)
+        if len(trips) != n:
+            raise ValueError(
+                f"the state is of {len(trips)} environments, the observation of {n}: begin with state=None"
+            )
         for i in range(n):
             if episode_start is not None and np.atleast_1d(episode_start)[i]:
                 trips[i] = self._new_trip()
         rows = [{key: value[i] for key, value in observation.items()} if many else observation for i in range(n)]
         actions = [self._decide(row, trip) for row, trip in zip(rows, trips, strict=True)]
         return (np.stack(actions) if many else actions[0]), tuple(trips)
+
+    def _is_stacked(self, observation: Any) -> bool:
+        known = observation if isinstance(observation, dict) else {}
+        shapes, one = [np.shape(known[name]) for name in _GOALS if name in known], self._goal_shape
+        if shapes == [one, one]:
+            return False
+        if len(shapes) == 2 and shapes[0] == shapes[1] and len(shapes[0]) == len(one) + 1 and shapes[0][1:] == one:
+            return True
+        raise ValueError(
+            f"expected an observation with {' and '.join(_GOALS)}, each {one} or stacked (n, *{one}), got "
+            f"{', '.join(f'{name} {np.shape(value)}' for name, value in known.items()) or type(observation).__name__}"
+        )
 
     def _new_trip(self) -> _Trip:
         """Of an episode that nothing is learned from: it acts the same whatever was evaluated before."""
@@ -400,9 +480,11 @@ class SkillGraph:
 
         Empty where it knows no way. The last place is the goal's, not the goal itself.
         """
+        if self._is_stacked(observation):
+            raise ValueError(f"a plan is of one environment, got observations of {len(observation['desired_goal'])}")
         if self.graph is None:
             return np.zeros((0, self.goal_dim))
-        achieved, goal = (np.asarray(observation[key], float).ravel() for key in ("achieved_goal", "desired_goal"))
+        achieved, goal = (_flat_goal(observation, name) for name in _GOALS)
         ways, node = self.graph.ways_to(goal, self.graph.size), self.graph.locate(achieved)
         if node is None or not np.isfinite(ways.cost(node)):
             return np.zeros((0, self.goal_dim))
@@ -425,7 +507,7 @@ class SkillGraph:
                 f"a picture needs goals of 2 numbers and an agent that has learned; goals have {self.goal_dim}, "
                 f"{0 if self.graph is None else len(self.graph)} places are known"
             )
-        graph, goal = self.graph, np.asarray(observation["desired_goal"], float).ravel()
+        graph, plan, goal = self.graph, self.plan(observation), _flat_goal(observation, "desired_goal")
         edges, walked, failed = graph.moves
         steps = f"{self.low_level_steps:,} low-level steps, {len(graph)} places"
         return plot_goal_graph(
@@ -436,7 +518,7 @@ class SkillGraph:
             edges=edges,
             failures=failed / np.maximum(walked + failed, 1),
             falls=graph.fall_rates,
-            plan=self.plan(observation),
+            plan=plan,
             goal=goal,
             title=steps,
             walls=walls,
@@ -450,6 +532,10 @@ class SkillGraph:
         tensors = {f"model.{name}": torch.from_numpy(array) for name, array in self.model.arrays().items()}
         if self.graph is not None:
             tensors |= {f"graph.{name}": torch.from_numpy(array) for name, array in self.graph.arrays().items()}
+        tensors |= {
+            f"history.{name}": torch.tensor([row[name] for row in self.history], dtype=kind)
+            for name, kind in _HISTORY.items()
+        }
         write_tensors(path, tensors, self._identity() | self._progress())
         return path
 
@@ -461,7 +547,8 @@ class SkillGraph:
             SafeFileError: no such file, a damaged one, or one of other skills, durations or goals.
         """
         path, agent = Path(path), cls(env)
-        info = load_info(path)
+        file = read_tensors(path)
+        info = file.info
         ours = json.loads(json.dumps(agent._identity()))
         theirs = {key: info.get(key) for key in ours} if isinstance(info, dict) else None
         if theirs != ours:
@@ -469,14 +556,14 @@ class SkillGraph:
                 f"{path} is no SkillGraph of this environment: expected {ours}, got {in_short(str(theirs))}"
             )
         try:
-            agent._restore(info, {name: tensor.numpy() for name, tensor in load_tensors(path).items()})
-        except (KeyError, TypeError, ValueError) as error:
+            agent._restore(info, {name: tensor.numpy() for name, tensor in file.tensors.items()})
+        except (KeyError, IndexError, TypeError, ValueError, OverflowError) as error:
             raise SafeFileError(f"{path} is damaged: {in_short(error)}") from error
         return agent
 
     def _identity(self) -> dict[str, Any]:
         space = {"kind": self.skill_space.kind, "size": self.skill_space.size}
-        return {"format": 1, "skill_space": space, "durations": list(self.durations), "goal_dim": self.goal_dim}
+        return {"format": 2, "skill_space": space, "durations": list(self.durations), "goal_dim": self.goal_dim}
 
     def _progress(self) -> dict[str, Any]:
         return {
@@ -487,19 +574,37 @@ class SkillGraph:
             "random": self.random.bit_generator.state,
             "tries": [[node, times] for node, times in self._tries.items()],
             "waiting": [path.tolist() for path in self._waiting],
-            "history": self.history,
         }
 
     def _restore(self, info: dict[str, Any], arrays: dict[str, np.ndarray]) -> None:
         self.model.restore({name: arrays[f"model.{name}"] for name in self.model.arrays()})
         if info["size"] is not None:
             own = {name.removeprefix("graph."): array for name, array in arrays.items() if name.startswith("graph.")}
-            self.graph = GoalGraph.restored(float(info["size"]), own)
-        self.seed, self.episodes, self.low_level_steps = info["seed"], info["episodes"], info["low_level_steps"]
+            self.graph = GoalGraph.restored(float(info["size"]), self.goal_dim, own)
+        counts = [info[name] for name in ("seed", "episodes", "low_level_steps")]
+        tries = [number for pair in info["tries"] for number in pair]
+        if not all(type(number) is int and 0 <= number < 2**63 for number in counts + tries):
+            raise ValueError(f"counts must be whole numbers from 0, got {counts} and tries {tries}")
+        self.seed, self.episodes, self.low_level_steps = counts
         self.random.bit_generator.state = info["random"]
-        self._tries = {int(node): int(times) for node, times in info["tries"]}
-        self._waiting = [np.array(path) for path in info["waiting"]]
-        self.history = info["history"]
+        self._tries = dict(info["tries"])
+        self._waiting = [np.array(path, float) for path in info["waiting"]]
+        if not all(path.shape[1:] == (self.goal_dim,) and len(path) for path in self._waiting):
+            raise ValueError(f"paths must be (steps, {self.goal_dim}), got {[path.shape for path in self._waiting]}")
+        columns = [arrays[f"history.{name}"] for name in _HISTORY]
+        kinds = [np.dtype(bool if kind is torch.bool else np.int64) for kind in _HISTORY.values()]
+        if [column.dtype for column in columns] != kinds or len({column.shape for column in columns}) != 1:
+            raise ValueError("the history's columns do not go together")
+        values = zip(*(column.tolist() for column in columns), strict=True)
+        self.history = [dict(zip(_HISTORY, row, strict=True)) for row in values]
+
+
+def _flat_goal(observation: dict[str, Any], name: str) -> np.ndarray:
+    """A goal of an observation as numbers `(goal_dim,)` of our own, whatever becomes of the array that holds it."""
+    goal = np.array(observation[name], float).ravel()
+    if not np.isfinite(goal).all():
+        raise ValueError(f"{name} must be finite, got {goal}; check the environment")
+    return goal
 
 
 def _is_stuck(moved: np.ndarray, expected: np.ndarray) -> bool:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 _RIDGE = 1e-3  # in decisions
-_ENOUGH = 40  # decisions before the first fit
+_ENOUGH = 40  # decisions after which something is known
+_EACH = 4  # decisions for each number of a skill, where that is more: many discrete skills want to be tried
 _FITS = frozenset(_ENOUGH // 2 * 2**k for k in range(6))  # decisions of a duration after which it is fitted anew
 _ROUNDS = 5  # of leaving out what was blocked
 _BLOCKED = 0.3  # a decision that made less than this share of the expected way was blocked, and teaches nothing
@@ -27,13 +28,15 @@ class SkillModel:
     def __init__(self, skill_dim: int, goal_dim: int, durations: tuple[int, ...]) -> None:
         self.durations = durations
         self.dims = (skill_dim + goal_dim + 1, goal_dim)
+        self.enough = min(max(_ENOUGH, _EACH * skill_dim), max(_FITS))
+        """Decisions after which `is_fitted`."""
         self.weights = np.zeros((len(durations), *self.dims))
         self.seen: list[list[np.ndarray]] = [[] for _ in durations]
         """Of each duration, inputs and displacement of its decisions, one after the other."""
 
     @property
     def is_fitted(self) -> bool:
-        return sum(map(len, self.seen)) >= _ENOUGH
+        return sum(map(len, self.seen)) >= self.enough
 
     def add(self, choice: int, skill: np.ndarray, velocity: np.ndarray, displacement: np.ndarray) -> None:
         """Learn from one decision.

@@ -10,6 +10,7 @@ import gymnasium as gym
 from gymnasium.vector import VectorEnv
 from stable_baselines3.common.callbacks import BaseCallback
 
+from didi_gym.core.env_rows import EnvRows
 from didi_gym.evaluation.agents import AgentReport, evaluate_agent
 
 _COLUMNS = ("low_level_steps", "success", "success_low", "success_high", "mean_return", "steps_to_success", "falls")
@@ -51,6 +52,9 @@ class LowLevelEvalCallback(BaseCallback):
         super().__init__()
         if every < 1:
             raise ValueError(f"every is a number of low-level steps, at least 1, got {every}")
+        EnvRows(env)  # refuses what cannot be evaluated in, before anything was trained
+        if episodes < 1:
+            raise ValueError(f"episodes of each evaluation must be at least 1, got {episodes}")
         self.env, self.every, self.until, self.episodes = env, every, until, episodes
         self.file = None if file is None else Path(file)
         self.low_level_steps = 0

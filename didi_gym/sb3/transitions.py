@@ -21,12 +21,21 @@ def store_transitions(agent: OffPolicyAlgorithm) -> Callable[[int, Any, Any, Ste
     Args:
         agent: SAC, TD3, DQN or their kin, with any replay buffer of `didi_gym.sb3` or of Stable-Baselines3.
 
+    Raises:
+        TypeError: an agent without a replay buffer; when called, ValueError for decisions out of turn or actions of
+            another shape.
+
     Example:
         >>> graph = SkillGraph(didi_gym.make("AntMaze_Medium-v5", "ant-directions", skill_duration=8))
         >>> agent = SAC("MultiInputPolicy", graph.env, replay_buffer_class=SkillHerReplayBuffer, learning_starts=0)
         >>> graph.learn(50_000, on_step=store_transitions(agent))
         >>> agent.learn(10_000)
     """
+    if getattr(agent, "replay_buffer", None) is None:
+        raise TypeError(
+            f"expected an agent with a replay buffer (SAC, TD3, DQN), got {type(agent).__name__}; agents without one "
+            "learn from nothing but what they do themselves"
+        )
     waiting: dict[int, tuple[Any, Any, Step]] = {}
 
     def store(row: int, observation: Any, action: Any, step: Step) -> None:
@@ -34,6 +43,11 @@ def store_transitions(agent: OffPolicyAlgorithm) -> Callable[[int, Any, Any, Ste
             raise ValueError(
                 f"the agent has {agent.n_envs} environments, and each must take one decision before any takes another; "
                 f"got a decision of number {row}"
+            )
+        if np.shape(action) != agent.action_space.shape:
+            raise ValueError(
+                f"expected actions of shape {agent.action_space.shape}, as the agent's are, got {np.shape(action)}: "
+                "make both environments with the same skills and durations"
             )
         waiting[row] = (observation, action, step)
         if len(waiting) < agent.n_envs:

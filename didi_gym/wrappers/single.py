@@ -66,6 +66,7 @@ class SkillActionWrapper(gym.Wrapper, gym.utils.RecordConstructorArgs):
         policy: the live policy.
         skill_duration: low-level steps of a skill, of the longest where the agent chooses.
         skill_durations: those it can choose from; one otherwise.
+        mask_fn: as given.
         replan_every: low-level steps run of each plan.
         low_level_steps: low-level steps taken since construction, for curves that compare with other agents.
 
@@ -137,6 +138,7 @@ class SkillActionWrapper(gym.Wrapper, gym.utils.RecordConstructorArgs):
         )
         self.skill_duration = self._executor.skill_duration
         self.skill_durations = durations or (self.skill_duration,)
+        self.mask_fn = mask_fn
         check_actions(env.action_space, self.policy)
         self._controller = SkillController(
             self.policy,

@@ -90,6 +90,7 @@ class SkillActionVectorWrapper(VectorWrapper):
         durations, _ = resolve_settings(self.policy, skill_duration or longest, False, replan_every)
         self.skill_duration, self.replan_every = longest, replan_every
         self.skill_durations = tuple(durations) or (longest,)
+        self.mask_fn = mask_fn
         name = self.get_attr("env_name")[0]
         self._controller = SkillController(
             self.policy,

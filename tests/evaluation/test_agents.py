@@ -6,6 +6,8 @@ import gymnasium as gym
 import numpy as np
 import pytest
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
+from gymnasium.wrappers.vector import DictInfoToList
+from stable_baselines3.common.vec_env import DummyVecEnv
 
 from didi_gym.evaluation import decisions, evaluate_agent
 from didi_gym.wrappers import SkillActionVectorWrapper, SkillActionWrapper
@@ -82,3 +84,18 @@ def test_low_level_agents_are_evaluated_too():
     assert np.isnan(report.success) and np.isnan(report.falls) and report.mean_return < 0
     vector = gym.make_vec("Pendulum-v1", num_envs=2, max_episode_steps=20)
     assert evaluate_agent(Still(), vector, 3, progress=False) == report
+
+
+def test_what_cannot_be_evaluated_is_said_in_a_sentence():
+    for none in ({"episodes": 0}, {"seeds": []}):
+        with pytest.raises(ValueError, match="at least one episode"):
+            evaluate_agent(Straight(), make(), progress=False, **none)
+    with pytest.raises(TypeError, match="got DummyVecEnv; didi_gym"):
+        evaluate_agent(Straight(), DummyVecEnv([make]), 2, progress=False)
+    batched = gym.make_vec("CartPole-v1", num_envs=2, vectorization_mode="vector_entry_point")
+    with pytest.raises(TypeError, match="got CartPoleVectorEnv; make it with vectorization_mode='sync'"):
+        evaluate_agent(Straight(), batched, 2, progress=False)
+    with pytest.raises(TypeError, match="leave DictInfoToList out"):
+        evaluate_agent(Straight(), DictInfoToList(make_vec(2, MODES[0])), 2, progress=False)
+    twice = evaluate_agent(Straight(), make(), seeds=np.array([4, 4]), progress=False)
+    assert twice.episodes[0] == twice.episodes[1] and twice.episodes[0].seed == 4

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from didi_gym.core.skill_space import SkillSpace
-from didi_gym.evaluation.plots import plot_learning_curves, plot_skill_map, skill_colours
+from didi_gym.evaluation.plots import plot_goal_graph, plot_learning_curves, plot_skill_map, skill_colours
 
 pytest.importorskip("matplotlib", reason="pictures need didi-gym[viz]")
 from matplotlib.image import imread
@@ -152,3 +152,14 @@ def test_without_matplotlib_the_error_names_the_extra(tmp_path, monkeypatch, dra
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
     with pytest.raises(ImportError, match=r"didi-gym\[viz\]"):
         draw(tmp_path / "picture.png")
+
+
+def test_a_graph_of_parts_that_do_not_go_together_is_refused(tmp_path):
+    centers, costs, file = np.eye(2), np.zeros(2), tmp_path / "graph.png"
+    wrong = {"edges": [[0, 1, 1]], "failures": [1.0], "falls": [1.0], "plan": [[0, 0, 0]], "goal": [0], "walls": [[0]]}
+    for name, given in wrong.items():
+        with pytest.raises(ValueError, match=name):
+            plot_goal_graph(centers, costs, file, **{name: np.array(given)})
+    with pytest.raises(ValueError, match="between 2 places, got one to number 9"):
+        plot_goal_graph(centers, costs, file, edges=np.array([[0, 9]]))
+    assert plot_goal_graph(centers[:0], costs[:0], file).exists()

@@ -123,6 +123,8 @@ def test_a_path_is_drawn_on_the_floor_where_it_leads(make_env):
     assert np.ptp(changed((-1, -1), (-1, 1), (1, 1))[:, 0]) > 15
     with pytest.raises(RuntimeError, match="path"):
         Camera(gym.make("Pendulum-v1", render_mode="rgb_array")).frame(path=np.zeros((2, 2)))
+    with pytest.raises(ValueError, match=r"\(n, 2\), got \(2, 3\)"):
+        camera.frame(path=np.zeros((2, 3)))
 
 
 def test_a_planar_runner_is_seen_from_the_side(make_env):

@@ -6,7 +6,7 @@ import io
 import numpy as np
 import pytest
 from gymnasium.vector import AutoresetMode
-from stable_baselines3 import SAC
+from stable_baselines3 import PPO, SAC
 from stable_baselines3.common.vec_env import DummyVecEnv
 
 from didi_gym.planning import SkillGraph
@@ -14,6 +14,7 @@ from didi_gym.sb3 import LowLevelEvalCallback, SkillHerReplayBuffer, store_trans
 from didi_gym.wrappers import SkillActionWrapper
 from tests.doubles import ScriptedPolicy
 from tests.planning.test_skill_graph import WalledRoom, make_vec, walk
+from tests.planning.test_skill_graph import make as make_graph_room
 
 
 def make():
@@ -69,6 +70,17 @@ def test_decisions_out_of_turn_are_refused():
         store(*seen[0])
 
 
+def test_agents_without_a_buffer_or_with_other_actions_are_refused():
+    with pytest.raises(TypeError, match="got PPO"):
+        store_transitions(PPO("MultiInputPolicy", make(), n_steps=64))
+    other = make_graph_room(durations=(4,))
+    assert other.action_space.shape == (2,)
+    with pytest.raises(ValueError, match=r"shape \(2,\), as the agent's are, got \(3,\)"):
+        SkillGraph(make_graph_room(), seed=0).learn(
+            6, progress=False, on_step=store_transitions(SAC("MultiInputPolicy", other, buffer_size=10))
+        )
+
+
 def test_evaluations_come_every_so_many_low_level_steps_and_training_ends(tmp_path):
     agent, file = sac(learning_starts=10**6), tmp_path / "rows" / "eval.csv"
     callback = LowLevelEvalCallback(make(), every=200, until=900, episodes=2, file=file)
@@ -81,3 +93,7 @@ def test_evaluations_come_every_so_many_low_level_steps_and_training_ends(tmp_pa
     assert all(report.episodes[0].seed == 10_000_000 for _, report in callback.reports)
     with pytest.raises(ValueError, match="at least 1"):
         LowLevelEvalCallback(make(), every=0)
+    with pytest.raises(ValueError, match="episodes"):
+        LowLevelEvalCallback(make(), every=10, episodes=0)
+    with pytest.raises(TypeError, match="got DummyVecEnv"):
+        LowLevelEvalCallback(DummyVecEnv([make]), every=10)
