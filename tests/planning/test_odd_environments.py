@@ -187,10 +187,13 @@ def test_ctrl_c_leaves_nothing_half_learned(tmp_path, monkeypatch):
         append(self, row)
 
     monkeypatch.setattr(Rows, "append", interrupted)
-    handler = signal.getsignal(signal.SIGINT)
-    with pytest.raises(KeyboardInterrupt):
-        agent.learn(100_000, progress=False)
-    assert signal.getsignal(signal.SIGINT) is handler
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # programs in the background ignore it
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            agent.learn(100_000, progress=False)
+        assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    finally:
+        signal.signal(signal.SIGINT, before)
     file = agent.save(tmp_path / "agent.safetensors")
     again = SkillGraph.load(file, make()).learn(500, progress=False)
     assert again.history == agent.learn(500, progress=False).history
