@@ -1,6 +1,6 @@
 """Low-level steps per second of skill-action environments, over those of the raw environment.
 
-    python benchmarks/step_rate.py                      # the bars: single, sync, async at k = m = 16, N = 8
+    python benchmarks/step_rate.py                      # single, sync and async at k = m = 16, N = 8
     python benchmarks/step_rate.py --sweep              # and how the ratio goes with N, k, m and the horizon
     python benchmarks/step_rate.py --forms sync --n 64 1024 --device cuda
     python benchmarks/step_rate.py --sweep --csv benchmarks/results/step_rate.csv
