@@ -108,6 +108,31 @@ def short_mazes_table(rows: list[Row]) -> str:
     return table(["maze", *shown.values()], lines)
 
 
+HELD_OUT = {  # what is measured of each data set, and in which words
+    "walker2d": "{recovered} of 12 gaits recovered",
+    "push": "block moved in {moved} of rollouts, in {directions} of 8 directions",
+    "swimmer": "real spread over planned spread {spread_ratio}",
+    "lander": "falls {falls}, in the data {falls_of_data}",
+}
+
+
+def heldout_table(rows: list[Row]) -> str:
+    """Default settings on data that they were not developed on, run by run."""
+    shown = [r for r in rows if r["dataset"] in HELD_OUT]
+    lines = [
+        [
+            r["dataset"],
+            r["skills"],
+            r["seed"],
+            f"{number(r, 'share'):.0%}",
+            r["horizon"],
+            HELD_OUT[r["dataset"]].format(**r),
+        ]
+        for r in shown
+    ]
+    return table(["data set", "skills", "seed", "of the default gradient steps", "horizon found", "measured"], lines)
+
+
 def transfer_table(rows: list[Row], study: str) -> str:
     lines = []
     for where, further in dict.fromkeys((r["where"], r["further_steps"]) for r in select(rows, study=study)):
@@ -340,6 +365,7 @@ def main() -> None:
     of_results = {
         "BUDGETS": mazes_table(mazes),
         "GOALS": transfer_table(read("hrl-transfer.csv"), "goals"),
+        "HELDOUT": heldout_table(read("heldout.csv")),
         "DOOR": transfer_table(read("hrl-transfer.csv"), "door"),
         "VECTORS": vectors_table(vectors, "sac"),
         "LENGTHS": vectors_table(vectors, "signal"),
