@@ -3,10 +3,14 @@
 Installed by `pip install -e '.[clients]'`.
 """
 
+import subprocess
+import sys
+
 import gymnasium as gym
 import numpy as np
 import pytest
 import torch
+from stable_baselines3 import PPO
 from torch import nn
 
 import didi_gym
@@ -174,3 +178,15 @@ def test_skrls_ppo_learns():
         env=env, agents=agent, cfg={"timesteps": 8, "headless": True, "disable_progressbar": True}
     ).train()
     assert not torch.equal(before, models["policy"].net[0].weight)
+
+
+def test_rl_zoos_command_trains_and_its_agent_is_loaded(tmp_path):
+    pytest.importorskip("rl_zoo3", reason="RL Zoo is not installed")
+    settings = {"n_envs": 2, "n_timesteps": 32, "policy": "MlpPolicy", "n_steps": 8, "batch_size": 8, "gamma": GAMMA}
+    (tmp_path / "ppo.py").write_text(f"hyperparams = {{{ENV_ID!r}: {settings!r}}}\n")
+    command = [sys.executable, "-m", "rl_zoo3.train", "--algo", "ppo", "--env", ENV_ID, "--gym-packages", "didi_gym"]
+    command += ["--conf-file", str(tmp_path / "ppo.py"), "-f", str(tmp_path), "--eval-freq", "-1", "--device", "cpu"]
+    trained = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    assert trained.returncode == 0, trained.stdout[-1500:] + trained.stderr[-1500:]
+    (agent,) = tmp_path.rglob("*v0.zip")
+    assert PPO.load(agent, device="cpu").num_timesteps >= 32
