@@ -62,7 +62,7 @@ MAZES = {
     "UMaze": Maze("AntMaze_UMaze-v5", (10_000, 20_000)),
     "Medium": Maze("AntMaze_Medium-v5", (25_000, 50_000)),
     "Large": Maze("AntMaze_Large-v5", (50_000, 100_000)),
-    "Own": Maze("AntMaze_UMaze-v5", (25_000, 50_000), maze_map=OWN, limit=1_000),
+    "Own": Maze("AntMaze_UMaze-v5", (25_000, 50_000, 100_000), maze_map=OWN, limit=1_000),
     "PointMaze_Large": Maze("PointMaze_Large-v3", (10_000, 30_000), policy="pointmaze-medium"),
     "Two_Ways": Maze("AntMaze_UMaze-v5", (20_000,), maze_map=TWO_WAYS, limit=700),
 }
