@@ -129,7 +129,9 @@ class EpisodeRow:
     """Undiscounted."""
     low_level_steps: int
     decisions: int
+    """Actions of the agent; as many as low-level steps where it runs no skills."""
     terminated: bool
+    """By the environment, and not for its length."""
 
 
 @dataclass(frozen=True)
@@ -152,6 +154,7 @@ class AgentReport:
 
     @property
     def mean_return(self) -> float:
+        """Mean over the episodes of their undiscounted low-level returns."""
         return float(np.mean([row.low_level_return for row in self.episodes]))
 
     @property

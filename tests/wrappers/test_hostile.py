@@ -478,5 +478,6 @@ def test_bundled_policies_do_not_warn_in_their_own_environments():
             warnings.simplefilter("error", UserWarning)
             for seed in range(5):
                 env.reset(seed=seed)
+                assert env.get_wrapper_attr("_controller")._looked, "nothing was compared"
                 env.get_wrapper_attr("_controller")._looked = False
         env.close()

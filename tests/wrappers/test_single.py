@@ -373,14 +373,19 @@ def test_a_time_limit_of_ones_own_is_found_and_an_observation_that_counts_skills
 def test_gymnasiums_wrapper_that_resets_in_its_constructor_goes_around():
     inside = SkillActionWrapper(ToyEnv(render_mode="rgb_array"), ScriptedPolicy())
     env = gym.wrappers.AddRenderObservation(inside)
-    env.reset(seed=0)
+    observation, _ = env.reset(seed=0)
+    np.testing.assert_array_equal(observation, inside.render())
+    assert env.step(np.zeros(2))[4]["skill_length"] == inside.skill_duration
     env.close()
 
 
 def test_a_time_limit_of_another_environment_is_none_of_ours():
     part = SkillActionWrapper(ToyEnv(), ScriptedPolicy())
-    gym.wrappers.TimeLimit(Composed(part), 5).reset(seed=0)
-    gym.wrappers.TimeLimit(Plain(Composed(Plain(part))), 5).reset(seed=0)
+    for env in (Composed(part), Plain(Composed(Plain(part)))):
+        gym.wrappers.TimeLimit(env, 5).reset(seed=0)
+        assert part.step(np.zeros(2))[4]["skill_length"] > 0  # it was reset, and not refused
+    with pytest.raises(ValueError, match="TimeLimit"):
+        gym.wrappers.TimeLimit(part, 5).reset(seed=0)
 
 
 def test_acting_before_reset_or_after_the_end_is_refused():
