@@ -76,6 +76,21 @@ def test_without_relative_features_those_that_are_not_velocities_are_judged():
     assert data.suggest_horizon() == alone.suggest_horizon()
 
 
+def test_contacts_that_nobody_can_foresee_do_not_shorten_the_horizon():
+    rng = np.random.default_rng(0)
+    episodes = []
+    for _ in range(30):
+        speed = np.convolve(rng.normal(size=260), np.ones(60) / 8, "valid")[:200]
+        place, touch = np.concatenate([[0], np.cumsum(speed)[:-1]]), rng.integers(0, 2, 200).astype(float)
+        episodes.append((np.stack([place, speed, touch, np.ones(200)], axis=1), np.clip(speed[:, None], -1, 1)))
+
+    def horizon(*features):
+        layout = Layout(4, (0, 1, 2, 3), features)
+        return TrajectoryDataset.from_episodes(episodes, layout, action_low=[-1], action_high=[1]).suggest_horizon()
+
+    assert 8 < horizon(0) == horizon(0, 2) == horizon(0, 1, 2, 3)
+
+
 def test_a_horizon_is_long_enough_for_the_features_to_change_in_most_windows():
     """A block that rests until it is reached, after 12 to 20 steps of 50, and is then pushed for 10."""
     rng = np.random.default_rng(0)
