@@ -144,6 +144,7 @@ class SkillGraph:
             )
         self.env = env
         self.skill_space = policy.skill_space
+        self._weights: str | None = policy.config.weights_sha256  # None for a policy that was never saved
         self.candidates = self.skill_space.grid(self.skill_space.size if self.skill_space.is_discrete else _CANDIDATES)
         self._goal_shape: tuple[int, ...] = goals[0].shape  # type: ignore[union-attr, assignment]
         self.goal_dim = math.prod(self._goal_shape)
@@ -563,7 +564,8 @@ class SkillGraph:
 
     def _identity(self) -> dict[str, Any]:
         space = {"kind": self.skill_space.kind, "size": self.skill_space.size}
-        return {"format": 2, "skill_space": space, "durations": list(self.durations), "goal_dim": self.goal_dim}
+        skills = {"skill_space": space, "durations": list(self.durations), "weights_sha256": self._weights}
+        return {"format": 3, **skills, "goal_dim": self.goal_dim}
 
     def _progress(self) -> dict[str, Any]:
         return {

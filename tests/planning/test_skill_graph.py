@@ -1,5 +1,7 @@
 """SkillGraph reaches goals behind walls that it never saw a map of, and the graph counts what it should."""
 
+from dataclasses import replace
+
 import gymnasium as gym
 import numpy as np
 import pytest
@@ -179,6 +181,10 @@ def test_an_agent_for_other_skills_or_a_damaged_one_is_refused(tmp_path):
     file = SkillGraph(make(), seed=3).learn(1_000, progress=False).save(tmp_path / "agent.safetensors")
     with pytest.raises(SafeFileError, match="durations"):
         SkillGraph.load(file, make(durations=(4,)))
+    other = make()
+    other.policy.config = replace(other.policy.config, weights_sha256="0" * 64)
+    with pytest.raises(SafeFileError, match="weights_sha256"):
+        SkillGraph.load(file, other)
     file.write_bytes(file.read_bytes()[:-8])
     with pytest.raises(SafeFileError, match="agent"):
         SkillGraph.load(file, make())
