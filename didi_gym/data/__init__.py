@@ -14,6 +14,8 @@ from didi_gym.data.generators.ant import ant_layout, collect_ant_directions
 from didi_gym.data.generators.behaviours import ArrayPolicy, BehaviourError
 from didi_gym.data.generators.domains import DOMAINS
 from didi_gym.data.generators.pointmaze import collect_pointmaze, pointmaze_layout
+from didi_gym.data.generators.push import collect_push, push_layout
+from didi_gym.data.generators.swimmer import collect_swimmer, swimmer_layout
 from didi_gym.data.labels import Labels, check_recording, read_labels
 from didi_gym.data.writing import Episode, write_dataset
 
@@ -30,7 +32,11 @@ __all__ = [
     "collect_ant_directions",
     "collect_from_agents",
     "collect_pointmaze",
+    "collect_push",
+    "collect_swimmer",
     "pointmaze_layout",
+    "push_layout",
     "read_labels",
+    "swimmer_layout",
     "write_dataset",
 ]

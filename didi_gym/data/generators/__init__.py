@@ -2,5 +2,6 @@
 
 - `domains`: the table of domains (`DOMAINS`), from which commands, help and tests are made;
 - `ant` with `gaits` and `gait_search`: walking in all directions; `pointmaze`: wandering to random goals;
+- `push`: pushing a block in eight directions; `swimmer`: swimming straight and in curves;
 - `agents` with `behaviours` and `recording`: mixtures of behaviour policies; `parallel`: work in processes.
 """
