@@ -14,6 +14,7 @@ from didi_gym.core.layout import Layout, ObservationSource
 from didi_gym.core.progress import progress as progress_of
 from didi_gym.data.generators.behaviours import Behaviour, body_of, read_folder, require_fit
 from didi_gym.data.generators.parallel import ordered_map
+from didi_gym.data.generators.parts import resumable
 from didi_gym.data.generators.recording import Recorder, record, shared_env
 from didi_gym.data.labels import check_recording, measure, to_metadata
 from didi_gym.data.writing import require_writable, write_dataset
@@ -105,7 +106,7 @@ def collect_from_agents(
     )
     require_sense(how, steps, inputs=observed - hidden, bounded=bool(np.isfinite(acted.high - acted.low).all()))
     with progress_of("recording", steps, progress) as report, ordered_map(processes) as run:
-        episodes = record(how, seed, steps=steps, run=run, report=report)
+        episodes = record(how, seed, steps=steps, run=resumable(run, name), report=report)
     measured = measure(episodes, behaviours, seconds=env.unwrapped.dt if hidden else None)
     settings = {"noise": noise, "switch_every": switch_every, "lead_in": lead_in, "healthy": healthy}
     dataset = write_dataset(

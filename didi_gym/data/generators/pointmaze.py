@@ -12,6 +12,7 @@ from didi_gym.core.layout import Layout, ObservationSource
 from didi_gym.core.progress import Report
 from didi_gym.core.progress import progress as progress_of
 from didi_gym.data.generators.parallel import OrderedMap, ordered_map
+from didi_gym.data.generators.parts import resumable
 from didi_gym.data.writing import Episode, require_writable, write_dataset
 
 NOISE = 0.3
@@ -106,7 +107,7 @@ def collect_pointmaze(
     spec = _env(env_id).spec
     require_writable(dataset_id, overwrite=overwrite)
     with progress_of("wandering", steps, progress) as report, ordered_map(processes) as run:
-        episodes = wander(env_id, seed, steps=steps, run=run, report=report)
+        episodes = wander(env_id, seed, steps=steps, run=resumable(run, dataset_id), report=report)
     return write_dataset(
         dataset_id,
         episodes,
