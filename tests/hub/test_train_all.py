@@ -38,7 +38,7 @@ def asked(train_all, monkeypatch, tmp_path):
             for file in ("config.json", "model.safetensors", "training.safetensors"):
                 (folder / file).touch()
         for place in (tmp_path / "hub" / "a", tmp_path / "runs" / "a"):
-            if what == "measuring" and (place.parent.name == "runs") == ("evaluate" in words):
+            if what == "measuring" and (place.parent.name == "hub") == (words[1] == "a"):
                 place.mkdir(parents=True, exist_ok=True)
                 (place / "results.json").write_text('{"falls": 0.5}')
 
