@@ -23,13 +23,24 @@ def _settings_of(domain: Domain) -> type:
         ("seed", int, field(default=0)),
         ("overwrite", replace, field(default=False)),
     ]
+    if domain.agents:
+        folder = Annotated[Path | None, tyro.conf.arg(help=f"Folder of .npz policies, needed: {domain.agents}.")]
+        fields.insert(0, ("agents", folder, field(default=None)))
     settings = make_dataclass("Domain", fields, frozen=True)
     settings.__doc__ = f"Make `{domain.dataset}`: {domain.summary}."
     return settings
 
 
 def _collect(domain: Domain, args: Any) -> None:
-    domain.collect(args.dataset, steps=args.steps, seed=args.seed, overwrite=args.overwrite)
+    given = {"steps": args.steps, "seed": args.seed, "overwrite": args.overwrite}
+    if domain.agents:
+        if args.agents is None:
+            raise ValueError(
+                f"{domain.dataset} is recorded from policies of others, which are not part of this package; pass the "
+                f"folder of their .npz files, --agents DIR: {domain.agents}"
+            )
+        given["agents"] = args.agents
+    domain.collect(args.dataset, **given)
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,9 @@ from typing import Any
 _ID = re.compile(r"(?:(?P<module>[^\W\d]\w*(?:\.[^\W\d]\w*)*):)?(?:[\w-]+/)?[\w.-]+")
 _KNOWN_PACKAGES = ("gymnasium", "gymnasium_robotics")  # a file may always name what these register
 _KNOWN_WRAPPERS = "gymnasium.wrappers"  # and these wrappers: they do nothing but wrap
-_OWN_NAMESPACE = "didi_gym/"  # environments that load a skill policy
+_OWN_NAMESPACE = "didi_gym/"  # environments that load a skill policy, but for these:
+LIGHT_HUMANOID = "didi_gym/LightHumanoid-v0"
+_OWN_BODIES = (LIGHT_HUMANOID,)
 
 
 def require_env_id(env_id: str) -> str | None:
@@ -40,7 +42,8 @@ def asks_for_trust(env_id: str, env_kwargs: Mapping[str, Any], entry_points: Ite
     for module in (entry.partition(":")[0] for entry in entry_points):
         if module != _KNOWN_WRAPPERS and not module.startswith(f"{_KNOWN_WRAPPERS}."):
             return f"imports the module {module!r}"
-    if env_id.rpartition(":")[2].startswith(_OWN_NAMESPACE) or "policy" in env_kwargs:
+    loads = env_id.rpartition(":")[2].startswith(_OWN_NAMESPACE) and env_id not in _OWN_BODIES
+    if loads or "policy" in env_kwargs:
         return f"loads another skill policy, {str(env_kwargs.get('policy', env_id))[:100]!r}"
     if other := sorted({"env_id", "id"} & env_kwargs.keys()):
         return f"makes another environment, {str(env_kwargs[other[0]])[:100]!r}"

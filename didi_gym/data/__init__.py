@@ -13,6 +13,7 @@ from didi_gym.data.generators.agents import collect_from_agents
 from didi_gym.data.generators.ant import ant_layout, collect_ant_directions
 from didi_gym.data.generators.behaviours import ArrayPolicy, BehaviourError
 from didi_gym.data.generators.domains import DOMAINS
+from didi_gym.data.generators.humanoid import collect_humanoid_gaits
 from didi_gym.data.generators.pointmaze import collect_pointmaze, pointmaze_layout
 from didi_gym.data.generators.push import collect_push, push_layout
 from didi_gym.data.generators.swimmer import collect_swimmer, swimmer_layout
@@ -31,6 +32,7 @@ __all__ = [
     "check_recording",
     "collect_ant_directions",
     "collect_from_agents",
+    "collect_humanoid_gaits",
     "collect_pointmaze",
     "collect_push",
     "collect_swimmer",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -127,11 +127,21 @@ def table(measured: Sequence[Measured]) -> str:
     return "\n".join(lines)
 
 
-def check_recording(dataset_id: str, behaviours: Sequence[Behaviour], *, replays: int = 2) -> None:
+def check_recording(
+    dataset_id: str,
+    behaviours: Sequence[Behaviour],
+    *,
+    replays: int = 2,
+    reads: Callable[[Any], np.ndarray] | None = None,
+) -> None:
     """Make sure that a data set holds what it says.
 
     Every recorded action must be what the behaviour of its label does in the recorded observation, up to the noise;
     and the first `replays` episodes that begin with a reset must repeat themselves when their actions are replayed.
+
+    Args:
+        reads: what behaviours read of the environment, where that is not recorded (`Recorder.reads`): actions are then
+            judged in the replayed episodes only.
 
     Raises:
         ValueError: it does not; the message says where.
@@ -141,10 +151,9 @@ def check_recording(dataset_id: str, behaviours: Sequence[Behaviour], *, replays
     env = dataset.recover_environment()
     low, high = env.action_space.low, env.action_space.high
     half = np.where(np.isfinite(high - low), (high - low) / 2, 1)
-    metadata = dataset.storage.get_episode_metadata(range(dataset.total_episodes))
-    for episode, about in zip(dataset.iterate_episodes(), metadata, strict=True):
-        seen = episode.observations[:-1, settings["hidden"] :]
-        label, clock = episode.infos[LABEL][:-1], int(about["lead_in"]) + np.arange(len(seen))
+
+    def require_actions(episode: Any, seen: np.ndarray, first: int) -> None:
+        label, clock = episode.infos[LABEL][:-1], first + np.arange(len(seen))
         for i in np.unique(label):
             here = label == i
             wanted = np.clip(behaviours[i](padded(seen[here], behaviours[i].inputs), clock[here]), low, high)
@@ -155,10 +164,20 @@ def check_recording(dataset_id: str, behaviours: Sequence[Behaviour], *, replays
                     f"data set {dataset_id!r}, episode {episode.id}, step {step}: the action is not that of "
                     f"{behaviours[i].name}, it differs by {error.max():.3g} of half the action range"
                 )
+
+    metadata = dataset.storage.get_episode_metadata(range(dataset.total_episodes))
+    for episode, about in zip(dataset.iterate_episodes(), metadata, strict=True):
+        if reads is None:
+            require_actions(episode, episode.observations[:-1, settings["hidden"] :], int(about["lead_in"]))
         if replays > 0 and about["lead_in"] == 0:
             replays -= 1
-            observations = [env.reset(seed=int(about["seed"]))[0]]
-            observations += [env.step(action)[0] for action in episode.actions]
+            observations, seen = [env.reset(seed=int(about["seed"]))[0]], []
+            for action in episode.actions:
+                if reads is not None:
+                    seen.append(reads(env))
+                observations.append(env.step(action)[0])
+            if reads is not None:
+                require_actions(episode, np.array(seen), 0)
             if not np.allclose(observations, episode.observations, rtol=1e-5, atol=1e-5):
                 raise ValueError(
                     f"data set {dataset_id!r}, episode {episode.id}: replayed actions do not lead where they were "

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import shutil
 import tempfile
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
@@ -76,6 +77,11 @@ def datasets_root() -> Path:
     from minari.storage import get_dataset_path
 
     return Path(get_dataset_path(""))
+
+
+def parts_folder(dataset_id: str) -> Path:
+    """Where the episodes of a recording are kept until `write_dataset` has written all of them."""
+    return datasets_root() / ".didi_gym-parts" / dataset_id
 
 
 def require_id(dataset_id: str) -> None:
@@ -171,6 +177,8 @@ def write_dataset(
             dataset.storage.update_episode_metadata([dict(episode.labels) for episode in episodes])
             known = {LAYOUT_KEY: json.dumps(to_dict(layout)), KEYS_KEY: json.dumps(list(keys))}
             dataset.storage.update_metadata({**(about or {}), **known})
+            _compress(building / dataset_id / "data" / "main_data.hdf5")
+            dataset.storage.update_metadata({"dataset_size": dataset.storage.get_size()})
         _make_namespace(dataset_id)
         place, replaced = root / dataset_id, building / "replaced"
         if place.exists():
@@ -181,7 +189,30 @@ def write_dataset(
             if replaced.exists():
                 replaced.rename(place)
             raise
+    shutil.rmtree(parts_folder(dataset_id), ignore_errors=True)
     return minari.load_dataset(dataset_id)
+
+
+def _compress(file: Path) -> None:
+    """Write an HDF5 file of Minari's again with every array compressed; values and attributes stay as they are."""
+    import h5py  # type: ignore[import-untyped]
+
+    smaller = file.with_suffix(".compressed")
+    with h5py.File(file, "r") as source, h5py.File(smaller, "w") as target:
+        target.attrs.update(source.attrs)
+
+        def copy(name: str, item: Any) -> None:
+            if isinstance(item, h5py.Dataset) and item.shape and item.dtype.kind in "biuf":
+                written = target.create_dataset(name, data=item[()], compression="gzip", shuffle=True)
+            elif isinstance(item, h5py.Dataset):
+                source.copy(item, target, name)
+                return
+            else:
+                written = target.require_group(name)
+            written.attrs.update(item.attrs)
+
+        source.visititems(copy)
+    smaller.replace(file)
 
 
 def _ending(steps: int, value: bool) -> np.ndarray:

@@ -62,7 +62,7 @@ class SkillReport:
     real_spread: float
     """Standard deviation over skills of the features' change in H-1 steps, same start, mean over starts."""
     planned_spread: float
-    """The same, as imagined from the same starts."""
+    """The same, as imagined from the same starts with the policy planning again as often."""
     spread_ratio: float
     """real_spread / planned_spread: good between 0.8 and 1.2. A ratio far above 1 is as bad as one far below: skills
     lead elsewhere than was planned."""
@@ -218,9 +218,12 @@ def evaluate_skills(
         rows = [[r.states[min(at, len(r.states) - 1)] - r.states[0] for r in row] for row in rollouts]
         return np.asarray(rows)[..., features] / scale
 
-    planned = np.stack([_planned(policy, row) for row in closed])
-    planned = planned[..., features] / scale if planned.size else np.full((starts, len(grid), len(features)), math.nan)
-    real_spread, planned_spread = skill_spread(changes(closed, horizon - 1)), skill_spread(planned)
+    def imagined(every: int) -> np.ndarray:
+        rows = np.stack([_planned(policy, row, every) for row in closed])
+        return rows[..., features] / scale if rows.size else np.full((starts, len(grid), len(features)), math.nan)
+
+    planned = imagined(config.actions_per_plan)
+    real_spread, planned_spread = skill_spread(changes(closed, horizon - 1)), skill_spread(imagined(every))
     open_changes = changes(opened, horizon - 1)
     told = mutual_information(_signatures(policy, closed), len(grid), seed)
     unknown = Information(math.nan, math.nan, math.nan, math.nan)
@@ -278,11 +281,13 @@ def _last(rollout: Rollout, steps: int, length: int) -> Rollout:
     return replace(rollout, states=rollout.states[first:], actions=rollout.actions[first:])
 
 
-def _planned(policy: SkillPolicy, rollouts: list[Rollout]) -> np.ndarray:
-    """Imagined change of the state over the horizon for the skills compared at one start `(skills, state_dim)`."""
+def _planned(policy: SkillPolicy, rollouts: list[Rollout], every: int) -> np.ndarray:
+    """Imagined change of the state over the horizon, with a new plan every `every` steps, for the skills compared at
+    one start `(skills, state_dim)`."""
     grid = policy.skill_space.grid(len(rollouts))
     first = np.stack([r.states[0] for r in rollouts])
-    imagined = policy.plan(first[:, list(policy.config.layout.policy_inputs)], grid).observations
+    inputs = first[:, list(policy.config.layout.policy_inputs)]
+    imagined = policy.plan(inputs, grid, replan_every=every).observations
     if imagined is None:
         return np.empty((len(rollouts), 0))
     return imagined[:, -1] - imagined[:, 0]

@@ -120,21 +120,23 @@ class SkillPolicy(PolicyNetwork):
         """The next action `(n, action_dim)` for each row: the closed loop of the paper, a new plan every step."""
         return self.plan_actions(inputs, skills, 1)[:, 0]
 
-    def plan(self, inputs: Array, skills: Array) -> Plan[Array]:
+    def plan(self, inputs: Array, skills: Array, *, replan_every: int | None = None) -> Plan[Array]:
         """Plan whole trajectories, with the states they lead to where a dynamics model (or the joint form) tells.
 
         Args:
             inputs: What the policy reads, `(n, len(policy_inputs))`, environment units; an array, or a tensor on the
                 policy's device.
             skills: `(n, skill_dim)`, of the same kind.
+            replan_every: Imagine that the policy plans again after so many steps, from the imagined state, as it is
+                executed; default: one plan for all. Without imagined states there is nothing to plan again from.
         """
         inputs, skills = check_arguments(self, inputs, skills)
         if self.dynamics is None and not self._joint:
             return Plan(self.plan_actions(inputs, skills), None)
         if isinstance(inputs, Tensor):
-            return Plan(*self._imagine(torch.cat([inputs, skills], dim=-1)))
+            return Plan(*self._imagine(torch.cat([inputs, skills], dim=-1), replan_every))
         joined = torch.from_numpy(np.concatenate([inputs, skills], axis=-1)).to(self.device)
-        planned = [part.cpu().numpy() for part in self._imagine(joined)]
+        planned = [part.cpu().numpy() for part in self._imagine(joined, replan_every)]
         for part in planned:
             require_finite(part, policy_name(self), inputs, skills)
         return Plan(*planned)
@@ -160,12 +162,12 @@ class SkillPolicy(PolicyNetwork):
         return make_engine(self, name, dtype, batch_invariant)
 
     @torch.no_grad()
-    def _imagine(self, joined: Tensor) -> tuple[Tensor, Tensor]:
+    def _imagine(self, joined: Tensor, replan_every: int | None) -> tuple[Tensor, Tensor]:
         """Actions and states of whole trajectories, environment units, from policy inputs and skills side by side."""
         inputs, skills, yaw = self.localize(joined)
         first = inputs.new_zeros(len(inputs), self.config.layout.state_dim)
         first[:, self.input_indices] = inputs  # what the policy does not read is relative, hence zero at the start
-        states, actions = self.trajectory(self.normalizer.normalize(first), skills, self.dynamics)
+        states, actions = self.trajectory(self.normalizer.normalize(first), skills, self.dynamics, replan_every)
         states = self.normalizer.denormalize(states)
         if yaw is not None:
             assert self.config.layout.heading is not None

@@ -3,7 +3,8 @@
 - `single`: `SkillActionWrapper`; `vector`: `SkillActionVectorWrapper`; `make`: both by id; `ids`: those registered;
 - `controller`: agent action -> skill -> chunks of low-level actions; `executor`: runs chunks inside an environment;
 - `rewards`: how low-level rewards become one; `references`: a policy by name, and whether it fits;
-- `workers`: processes that crash or hang.
+- `workers`: processes that crash or hang;
+- `humanoid`: a body without skills, for gaits of others.
 """
 
 from __future__ import annotations

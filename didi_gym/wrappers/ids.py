@@ -1,11 +1,16 @@
 """The ids that `import didi_gym` registers with Gymnasium: `gymnasium.make("didi_gym:didi_gym/AntMaze_Open-v0")`.
 
 Nothing is loaded until one is made. `gymnasium.make_vec` makes the vector form, with one controller for all.
+`BODIES` are environments without skills, which data sets are recorded in.
 """
 
 from __future__ import annotations
 
+from typing import Any
+
 import gymnasium as gym
+
+from didi_gym.core.environments import LIGHT_HUMANOID
 
 SKILL_ID = "didi_gym/Skill-v0"
 """Any environment and any policy, both given as keyword arguments: what specs of `didi_gym.make_vec` name."""
@@ -22,6 +27,15 @@ REGISTERED: dict[str, dict[str, str]] = {
 }
 """What each id makes: the environment underneath and the bundled policy."""
 
+BODIES: dict[str, dict[str, Any]] = {
+    LIGHT_HUMANOID: {
+        "entry_point": "didi_gym.wrappers.humanoid:LightHumanoidEnv",
+        "max_episode_steps": 1000,
+        "kwargs": {f"include_{part}_in_observation": False for part in ("cinert", "cvel", "qfrc_actuator", "cfrc_ext")},
+    },
+}
+"""What `gymnasium.register` is told of each."""
+
 
 def register() -> None:
     """Register the ids. Time limit, order and checker belong to the environment underneath, which `make` makes."""
@@ -35,3 +49,6 @@ def register() -> None:
                 disable_env_checker=True,
                 kwargs=kwargs,
             )
+    for name, about in BODIES.items():
+        if name not in gym.registry:
+            gym.register(name, **about)

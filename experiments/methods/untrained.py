@@ -46,7 +46,7 @@ class Planner(SkillPolicy):
         """States and actions of whole trajectories from first states `(n, state_dim)`, normalised, own frames."""
         raise NotImplementedError
 
-    def plan(self, observations: Any, skills: Any) -> Plan[np.ndarray]:
+    def plan(self, observations: Any, skills: Any, *, replan_every: int | None = None) -> Plan[np.ndarray]:
         layout = self.config.layout
         state = inputs_to_state(torch.as_tensor(np.asarray(observations, np.float32)), layout)
         local, yaw = localize(state[:, None], layout)

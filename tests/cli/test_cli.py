@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import warnings
+from pathlib import Path
 
 import gymnasium as gym
 import minari
@@ -414,8 +415,10 @@ def test_a_domains_command_passes_its_options_to_the_generator(name, monkeypatch
     monkeypatch.setattr(
         f"didi_gym.data.generators.{module}.{function}", lambda *args, **kwargs: asked.append((args, kwargs))
     )
-    cli.run(["data", name, "--dataset", "a/b-v0", "--steps", "7", "--overwrite"])
-    assert asked == [(("a/b-v0",), {"steps": 7, "seed": 0, "overwrite": True})]
+    given = ["--agents", "some/folder"] if domain.agents else []
+    cli.run(["data", name, "--dataset", "a/b-v0", "--steps", "7", "--overwrite", *given])
+    agents = {"agents": Path("some/folder")} if domain.agents else {}
+    assert asked == [(("a/b-v0",), {"steps": 7, "seed": 0, "overwrite": True, **agents})]
     with pytest.raises(SystemExit):
         cli.run(["data", name, "--help"])
     assert domain.dataset in capsys.readouterr().out

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from gymnasium import spaces
+from torch import nn
 
 from didi_gym.core.layout import Layout, ObservationSource
 from didi_gym.core.observations import step_seconds_of, warn_of_other_step
@@ -54,7 +55,7 @@ class Compass(SkillPolicy):
         actions = np.repeat(np.asarray(skills, np.float32)[:, None], steps or 8, axis=1)
         return np.zeros_like(actions) if self.deaf else actions
 
-    def plan(self, observations, skills):
+    def plan(self, observations, skills, *, replan_every=None):
         from didi_gym.models.policy import Plan
 
         actions = self.plan_actions(observations, skills)
@@ -83,6 +84,22 @@ def test_a_perfect_policy_gets_perfect_marks():
     assert held.paths.shape == (8 * 16, 97, 2) and held.skills.shape == (8 * 16, 2)
 
 
+def test_plans_are_imagined_with_as_many_new_plans_as_are_executed():
+    class Known(nn.Module):  # x' = x + 0.1 a, in the units of a policy that was never fitted to data
+        def rollout(self, first, actions):
+            return torch.cat([first[:, None], first[:, None] + 0.1 * actions.cumsum(1)], dim=1)
+
+    config = PolicyConfig(8, 2, POINT, SkillSpace("ball", 2), skill_duration=8, replan_every=2, width=8, depth=1)
+    torch.manual_seed(0)
+    policy = SkillPolicy(config).eval().requires_grad_(False)
+    policy.attach_dynamics(Known())
+    again, _ = evaluate_skills(policy, Point(), starts=8, held_episodes=1, hold=1, progress=False)
+    once, _ = evaluate_skills(policy, Point(), starts=8, held_episodes=1, hold=1, replan_every=8, progress=False)
+    assert again.spread_ratio == pytest.approx(1, abs=1e-3) and once.spread_ratio == pytest.approx(1, abs=1e-3)
+    assert abs(again.planned_spread / once.planned_spread - 1) > 0.05
+    assert again.plan_error == pytest.approx(once.plan_error, abs=1e-6) and once.plan_error < 1e-5
+
+
 def test_motion_far_from_the_origin_is_seen_where_only_changes_count():
     class Far(Point):
         observation_space = spaces.Box(-np.inf, np.inf, (3,), np.float64)
@@ -109,7 +126,7 @@ def test_motion_far_from_the_origin_is_seen_where_only_changes_count():
 
 def test_plans_that_differ_while_the_body_stands_still_get_no_marks():
     class Dreamer(Compass):
-        def plan(self, observations, skills):
+        def plan(self, observations, skills, *, replan_every=None):
             return Compass().plan(observations, skills)
 
     report, _ = evaluate_skills(Dreamer(deaf=True), Point(), starts=16, progress=False)

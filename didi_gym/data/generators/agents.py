@@ -10,10 +10,11 @@ from typing import Any
 
 import numpy as np
 
-from didi_gym.core.layout import Layout, ObservationSource
+from didi_gym.core.layout import Heading, Layout, ObservationSource
 from didi_gym.core.progress import progress as progress_of
 from didi_gym.data.generators.behaviours import Behaviour, body_of, read_folder, require_fit
 from didi_gym.data.generators.parallel import ordered_map
+from didi_gym.data.generators.parts import resumable
 from didi_gym.data.generators.recording import Recorder, record, shared_env
 from didi_gym.data.labels import check_recording, measure, to_metadata
 from didi_gym.data.writing import require_writable, write_dataset
@@ -27,6 +28,8 @@ def collect_from_agents(
     *,
     dataset_id: str | None = None,
     further: Callable[[int, np.ndarray, np.ndarray], Sequence[Behaviour]] | None = None,
+    body: str | None = None,
+    reads: Callable[[Any], np.ndarray] | None = None,
     only: Sequence[str] = (),
     final: Sequence[str] = (),
     steps: int = 200_000,
@@ -34,6 +37,7 @@ def collect_from_agents(
     lead_in: int = 0,
     healthy: tuple[int, float, float] | None = None,
     angles: Sequence[int] = (),
+    heading: Heading | None = None,
     noise: float = 0.05,
     episode_steps: int | None = None,
     env_kwargs: Mapping[str, Any] | None = None,
@@ -56,15 +60,20 @@ def collect_from_agents(
         dataset_id: default `didi/BODY-gaits-v0`, with switches `didi/BODY-gaits-switching-v0`.
         further: `(inputs, low, high)` -> more behaviours, for so many numbers of an observation and these action
             bounds; `didi_gym.sb3.recorded.find_policies` makes them of what Stable-Baselines3 saved.
+        body: the body that the policies say they move, where the id of the environment does not name it: "Humanoid".
+        reads: what behaviours read `(inputs,)` of the environment after a reset or a step, where that is not the
+            observation without the position; a function of a module, since processes are sent it.
         only: names of the behaviours to use; all if empty.
         final: names of behaviours after which no other recovers (a body that lies on its back): where one of them
             would be left, the episode ends.
         switch_every: mean steps between switches, each to a random other behaviour.
         lead_in: before recording, a random other behaviour runs for 0 to this many steps, drawn for each episode.
-        healthy: index, least and greatest value of a number that behaviours read, e.g. (1, -2, 2) for the pitch of a
-            HalfCheetah in rad: an episode ends where it leaves that range, unless a final behaviour is at work.
-        angles: indices of numbers that behaviours read and that are angles, e.g. 1 for the pitch of a HalfCheetah:
+        healthy: index in the observation without the position, least and greatest value, e.g. (1, -2, 2) for the pitch
+            of a HalfCheetah in rad: an episode ends where it leaves that range, unless a final behaviour is at work.
+        angles: indices in the observation without the position of angles, e.g. 1 for the pitch of a HalfCheetah:
             skills see their cosine and sine, since an angle that winds leads a network where it has never been.
+        heading: the yaw of a body that moves on a plane and what turns with it, as indices of the whole observation:
+            skills then do the same whatever way the body faces. Not with `angles`.
         noise: standard deviation of the Gaussian noise on actions, as a share of half their range.
         episode_steps: longest episode; default: the environment's time limit.
         zero_padding: fill with zeros what a behaviour reads beyond the observation.
@@ -86,11 +95,15 @@ def collect_from_agents(
         raise ValueError(f"{env_id} has no time limit; pass --episode-steps (episode_steps), e.g. 1000")
     name = dataset_id or f"didi/{body_of(env_id).lower()}-gaits{'' if switch_every is None else '-switching'}-v0"
     require_writable(name, overwrite=overwrite)
-    behaviours: list[Behaviour] = [] if agents is None else [*read_folder(Path(agents).expanduser(), env_id)]
+    inputs = observed - hidden
+    if reads is not None:
+        env.reset(seed=0)
+        inputs = len(reads(env))
+    behaviours: list[Behaviour] = [] if agents is None else [*read_folder(Path(agents).expanduser(), body or env_id)]
     if further is not None:
-        behaviours += further(observed - hidden, acted.low, acted.high)
+        behaviours += further(inputs, acted.low, acted.high)
     behaviours = [behaviours[i] for i in _indices(only, behaviours, "only")] if only else behaviours
-    require_fit(behaviours, observed - hidden, acted.shape[0], zero_padding=zero_padding)
+    require_fit(behaviours, inputs, acted.shape[0], zero_padding=zero_padding)
     how = Recorder(
         env_id,
         json.dumps(given),
@@ -102,24 +115,25 @@ def collect_from_agents(
         frozenset(_indices(final, behaviours, "final")),
         healthy,
         noise,
+        reads,
     )
     require_sense(how, steps, inputs=observed - hidden, bounded=bool(np.isfinite(acted.high - acted.low).all()))
     with progress_of("recording", steps, progress) as report, ordered_map(processes) as run:
-        episodes = record(how, seed, steps=steps, run=run, report=report)
+        episodes = record(how, seed, steps=steps, run=resumable(run, name), report=report)
     measured = measure(episodes, behaviours, seconds=env.unwrapped.dt if hidden else None)
     settings = {"noise": noise, "switch_every": switch_every, "lead_in": lead_in, "healthy": healthy}
     dataset = write_dataset(
         name,
         episodes,
         env_spec=env.spec,
-        layout=agents_layout(observed, hidden, angles),
+        layout=agents_layout(observed, hidden, angles, heading),
         about=to_metadata(measured, {**settings, "final": list(final), "hidden": hidden, "seed": seed, "steps": steps}),
         algorithm_name=f"{len(behaviours)} behaviour policies",
         description=f"{env_id}: {len(behaviours)} behaviours, "
         + ("one in each episode." if switch_every is None else f"switched every {switch_every:g} steps on average."),
         overwrite=overwrite,
     )
-    check_recording(name, behaviours)
+    check_recording(name, behaviours, reads=reads)
     return dataset
 
 
@@ -137,9 +151,10 @@ def with_positions(env_id: str, env_kwargs: dict[str, Any]) -> tuple[dict[str, A
     return given, sizes[0] - sizes[1]
 
 
-def agents_layout(size: int, hidden: int, angles: Sequence[int] = ()) -> Layout:
+def agents_layout(size: int, hidden: int, angles: Sequence[int] = (), heading: Heading | None = None) -> Layout:
     """The layout of observations of `size` numbers that begin with `hidden` ones of position: those are relative, the
-    policy reads the rest, and everything is a feature. `angles` count from the first number that is read."""
+    policy reads the rest, and everything is a feature. `angles` count from the first number that is read, the indices
+    of `heading` from the first of all."""
     if any(not 0 <= angle < size - hidden for angle in angles):
         raise ValueError(f"angles must lie in 0..{size - hidden - 1}, got {list(angles)}")
     whole, turning = tuple(range(size)), tuple(angles)
@@ -152,6 +167,7 @@ def agents_layout(size: int, hidden: int, angles: Sequence[int] = ()) -> Layout:
         tuple(range(hidden, states)),
         tuple(range(states)),
         relative=whole[:hidden],
+        heading=heading,
         sources=tuple(sources),
         state_source=ObservationSource(size, whole, angles=tuple(hidden + angle for angle in turning)),
     )
@@ -161,7 +177,7 @@ def require_sense(how: Recorder, steps: int, *, inputs: int, bounded: bool) -> N
     """Refuse settings that do not go together.
 
     Args:
-        inputs: numbers that behaviours read.
+        inputs: numbers of an observation without the position.
         bounded: whether all actions have bounds.
     """
     k, movable = len(how.behaviours), len(how.behaviours) - len(how.final)

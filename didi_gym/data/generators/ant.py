@@ -28,6 +28,7 @@ from didi_gym.data.generators.gaits import (
     yaw_of,
 )
 from didi_gym.data.generators.parallel import OrderedMap, ordered_map
+from didi_gym.data.generators.parts import resumable
 from didi_gym.data.writing import Episode, require_writable, write_dataset
 
 EPISODE_STEPS = 200
@@ -152,7 +153,7 @@ def collect_ant_directions(
                 int(search_seed), search_steps=search_steps, per_sector=gaits_per_sector, run=run, report=report
             )
         with progress_of("walking", steps, progress) as report:
-            episodes = walk(repertoire, int(episode_seed), steps=steps, run=run, report=report)
+            episodes = walk(repertoire, int(episode_seed), steps=steps, run=resumable(run, dataset_id), report=report)
     return write_dataset(
         dataset_id,
         episodes,

@@ -168,6 +168,22 @@ def read_folder(folder: Path, env_id: str) -> list[ArrayPolicy]:
     return chosen
 
 
+def find_gaits(folder: Path | str, gaits: Sequence[str]) -> list[str]:
+    """The names of a folder's policies that are these gaits: each is called as the gait is, or ends in `-GAIT`.
+
+    Raises:
+        BehaviourError: a gait has no policy, or several.
+    """
+    stems = sorted(path.stem for path in Path(folder).expanduser().glob("*.npz"))
+    found = {gait: [stem for stem in stems if stem == gait or stem.endswith(f"-{gait}")] for gait in gaits}
+    if wrong := {gait: names for gait, names in found.items() if len(names) != 1}:
+        raise BehaviourError(
+            f"{folder}: expected one policy for each gait, a file GAIT.npz or ANYTHING-GAIT.npz, found "
+            + "; ".join(f"{', '.join(names) or 'none'} for {gait}" for gait, names in wrong.items())
+        )
+    return [names[0] for names in found.values()]
+
+
 def body_of(env_id: str) -> str:
     """HalfCheetah, of HalfCheetah, HalfCheetah-v5 or some_module:HalfCheetah-v5."""
     return re.sub(r"-v\d+$", "", env_id.rpartition(":")[2])

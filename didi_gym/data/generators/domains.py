@@ -10,7 +10,7 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Domain:
-    """A reward-free data set that is made from a simulator alone."""
+    """A reward-free data set that is made from a simulator, alone or with behaviour policies of others."""
 
     dataset: str
     """Minari id."""
@@ -21,10 +21,14 @@ class Domain:
     """What the data shows, in half a sentence."""
     generator: str
     """Where the function is that makes it, `module:name` within this room."""
+    agents: str = ""
+    """Whose behaviour policies it is recorded from, and where they are: its command then takes their folder as
+    `--agents DIR`, and its function as `agents`. Empty for a domain that needs none."""
 
     @property
     def collect(self) -> Callable[..., Any]:
-        """`(dataset_id, *, steps, seed, overwrite)` -> the Minari data set; imports the generator."""
+        """`(dataset_id, *, steps, seed, overwrite)`, with `agents` where there are any -> the Minari data set; imports
+        the generator."""
         module, _, name = self.generator.partition(":")
         return getattr(importlib.import_module(f"didi_gym.data.generators.{module}"), name)
 
@@ -36,6 +40,15 @@ DOMAINS: dict[str, Domain] = {
         300_000,
         "an ant walking in all directions, from a search over open-loop gaits",
         "ant:collect_ant_directions",
+    ),
+    "humanoid-gaits": Domain(
+        "didi/humanoid-gaits-v0",
+        "didi_gym/LightHumanoid-v0",
+        300_000,
+        "a humanoid walking, hopping and spinning in fifteen ways",
+        "humanoid:collect_humanoid_gaits",
+        agents="gaits of github.com/modestyachts/ARS (BSD-2-Clause) and one of the course CS 285 (MIT, "
+        "github.com/berkeleydeeprlcourse/homework_fall2023), as plain arrays",
     ),
     "pointmaze-medium": Domain(
         "didi/pointmaze-medium-v0",

@@ -12,6 +12,7 @@ from didi_gym.core.layout import Layout, ObservationSource
 from didi_gym.core.progress import Report
 from didi_gym.core.progress import progress as progress_of
 from didi_gym.data.generators.parallel import OrderedMap, ordered_map
+from didi_gym.data.generators.parts import resumable
 from didi_gym.data.writing import Episode, require_writable, write_dataset
 
 NOISE = 0.3
@@ -80,6 +81,7 @@ def collect_pointmaze(
     dataset_id: str = "didi/pointmaze-medium-v0",
     *,
     env_id: str = "PointMaze_Medium-v3",
+    detours: float = 0.0,
     steps: int = 200_000,
     seed: int = 0,
     processes: int = 2,
@@ -94,6 +96,7 @@ def collect_pointmaze(
     The same arguments give the same data, whatever the number of processes.
 
     Args:
+        detours: share of goals that are approached by way of another random place, so that there is more than one route.
         processes: a script that uses more than one needs an `if __name__ == "__main__"` guard.
 
     Returns:
@@ -106,7 +109,7 @@ def collect_pointmaze(
     spec = _env(env_id).spec
     require_writable(dataset_id, overwrite=overwrite)
     with progress_of("wandering", steps, progress) as report, ordered_map(processes) as run:
-        episodes = wander(env_id, seed, steps=steps, run=run, report=report)
+        episodes = wander(env_id, seed, detours=detours, steps=steps, run=resumable(run, dataset_id), report=report)
     return write_dataset(
         dataset_id,
         episodes,
@@ -121,21 +124,27 @@ def collect_pointmaze(
 
 
 def wander(
-    env_id: str, seed: int, *, steps: int, run: OrderedMap = map, report: Report = lambda done, metrics: None
+    env_id: str,
+    seed: int,
+    *,
+    steps: int,
+    detours: float = 0.0,
+    run: OrderedMap = map,
+    report: Report = lambda done, metrics: None,
 ) -> list[Episode]:
     """Episodes of the environment's own length, `steps` in all, each from its own seed."""
     length = _env(env_id).spec.max_episode_steps
     count = -(-steps // length)
     seeds = [int(child.generate_state(1)[0]) for child in np.random.SeedSequence(seed).spawn(count)]
     episodes, total = [], 0
-    for episode in run(functools.partial(wander_episode, env_id), seeds):
+    for episode in run(functools.partial(wander_episode, env_id, detours=detours), seeds):
         episodes.append(episode.head(steps - total))
         total += len(episodes[-1])
         report(total, {})
     return episodes
 
 
-def wander_episode(env_id: str, seed: int) -> Episode:
+def wander_episode(env_id: str, seed: int, detours: float = 0.0) -> Episode:
     """One episode from a random cell, until the environment's time limit."""
     env, rng = _env(env_id), np.random.default_rng(seed)
     maze = env.unwrapped.maze
@@ -155,7 +164,11 @@ def wander_episode(env_id: str, seed: int) -> Episode:
         if not path or arrived or rng.random() < SWITCH_PROBABILITY:
             row, column = maze.cell_xy_to_rowcol(position)
             here = (int(row), int(column))
-            path = shortest_path(maze.maze_map, here, cells[rng.integers(len(cells))], rng)
+            goal, past = cells[rng.integers(len(cells))], None
+            if detours and rng.random() < detours:
+                past = cells[rng.integers(len(cells))]
+            path = shortest_path(maze.maze_map, here, past or goal, rng)
+            path += [] if past is None else shortest_path(maze.maze_map, past, goal, rng)[1:]
             switches += 1
         while len(path) > 1 and np.linalg.norm(centre(path[0]) - position) < LOOKAHEAD * unit:
             path.pop(0)

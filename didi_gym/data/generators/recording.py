@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -36,20 +36,27 @@ class Recorder:
     final: frozenset[int] = frozenset()
     """Behaviours after which no other recovers: where one of them would be left, the episode ends instead."""
     healthy: tuple[int, float, float] | None = None
-    """Index, least and greatest value of a number that behaviours read: an episode ends where it leaves that range,
-    unless a final behaviour is at work."""
+    """Index, least and greatest value of a number of the observation, counted after the hidden ones: an episode ends
+    where it leaves that range, unless a final behaviour is at work."""
     noise: float = 0.0
     """Standard deviation of the Gaussian noise on actions, as a share of half their range."""
+    reads: Callable[[Any], np.ndarray] | None = None
+    """What behaviours read `(inputs,)` of the environment, where that is not the observation after its hidden numbers;
+    a function of a module, since processes are sent it."""
 
     def act(self, behaviour: int, observation: np.ndarray, step: int, rng: np.random.Generator) -> np.ndarray:
         """The action `(action_dim,)` of one behaviour, with noise, within the environment's bounds."""
         space, policy = self.env().action_space, self.behaviours[behaviour]
-        seen = padded(observation[None, self.hidden :], policy.inputs)
+        seen = padded(self.seen(observation)[None], policy.inputs)
         action = np.clip(policy(seen, np.array([step]))[0], space.low, space.high)
         if self.noise:
             disturbance = self.noise * (space.high - space.low) / 2 * rng.standard_normal(action.shape)
             action = np.clip(action + disturbance, space.low, space.high)
         return action.astype(space.dtype)
+
+    def seen(self, observation: np.ndarray) -> np.ndarray:
+        """What behaviours read where the environment has just given `observation`."""
+        return observation[self.hidden :] if self.reads is None else self.reads(self.env())
 
     def fallen(self, behaviour: int, observation: np.ndarray) -> bool:
         """Whether an observation is out of the healthy range, and `behaviour` is none that may be."""

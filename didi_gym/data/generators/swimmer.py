@@ -12,6 +12,7 @@ from didi_gym.core.layout import Layout, LayoutChoice, ObservationSource
 from didi_gym.core.progress import Report
 from didi_gym.core.progress import progress as progress_of
 from didi_gym.data.generators.parallel import OrderedMap, ordered_map
+from didi_gym.data.generators.parts import resumable
 from didi_gym.data.writing import Episode, require_writable, write_dataset
 
 ENV_ID = "Swimmer-v5"
@@ -92,7 +93,7 @@ def collect_swimmer(
     """
     require_writable(dataset_id, overwrite=overwrite)
     with progress_of("swimming", steps, progress) as report, ordered_map(processes) as run:
-        episodes = swim(seed, steps=steps, run=run, report=report)
+        episodes = swim(seed, steps=steps, run=resumable(run, dataset_id), report=report)
     return write_dataset(
         dataset_id,
         episodes,
