@@ -106,9 +106,7 @@ def collect_swimmer(
     )
 
 
-def swim(
-    seed: int, *, steps: int, run: OrderedMap = map, report: Report = lambda done, metrics: None
-) -> list[Episode]:
+def swim(seed: int, *, steps: int, run: OrderedMap = map, report: Report = lambda done, metrics: None) -> list[Episode]:
     """Episodes of `EPISODE_STEPS` steps, `steps` in all, each from its own seed."""
     count = -(-steps // EPISODE_STEPS)
     seeds = [int(child.generate_state(1)[0]) for child in np.random.SeedSequence(seed).spawn(count)]
