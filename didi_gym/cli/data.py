@@ -40,7 +40,7 @@ def _collect(domain: Domain, args: Any) -> None:
                 f"folder of their .npz files, --agents DIR: {domain.agents}"
             )
         given["agents"] = args.agents
-    domain.collect(args.dataset, **given)
+    domain.collect(dataset_id=args.dataset, **given)
 
 
 @dataclass(frozen=True)
