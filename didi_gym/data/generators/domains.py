@@ -49,13 +49,21 @@ DOMAINS: dict[str, Domain] = {
         "an ant walking in all directions, from a search over open-loop gaits",
         "ant:collect_ant_directions",
     ),
+    "ant-velocities": Domain(
+        "didi/ant-velocities-v0",
+        "Ant-v5",
+        300_000,
+        "an ant walking in all directions at all speeds, from a search over open-loop gaits",
+        "ant:collect_ant_directions",
+        settings={"speeds": True},
+    ),
     "hopper-gaits": Domain(
         "didi/hopper-gaits-v0",
         "Hopper-v5",
         150_000,
         "a hopper driven by policies of different quality, some of which fall",
         "agents:collect_from_agents",
-        settings={"env_id": "Hopper-v5", "episode_steps": 250},
+        settings={"env_id": "Hopper-v5", "episode_steps": 500},
         agents=f"policies of {_ZOO}, {_ARS} and {_CS285}, as plain arrays",
     ),
     "humanoid-gaits": Domain(
@@ -87,7 +95,7 @@ DOMAINS: dict[str, Domain] = {
         200_000,
         "a walker driven by policies of different gaits, some of which fall",
         "agents:collect_from_agents",
-        settings={"env_id": "Walker2d-v5", "episode_steps": 250},
+        settings={"env_id": "Walker2d-v5", "episode_steps": 500},
         agents=f"policies of {_ZOO}, {_ARS} and {_CS285}, as plain arrays",
     ),
 }
