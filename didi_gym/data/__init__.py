@@ -4,7 +4,8 @@
 - `columns`: what the columns of a data set look like, for who writes a layout;
 - `minari`: data sets on this disk and on the Hub; `writing`: episodes to a Minari data set;
 - `labels`: which behaviour was at work, for evaluation only;
-- `generators`: data sets from simulators and from behaviour policies.
+- `generators`: data sets from simulators and from behaviour policies;
+- `importers`: data sets of other formats (D4RL, OGBench, robomimic, LeRobot).
 """
 
 from didi_gym.data.dataset import TrajectoryDataset
@@ -14,6 +15,7 @@ from didi_gym.data.generators.ant import ant_layout, collect_ant_directions
 from didi_gym.data.generators.behaviours import ArrayPolicy, BehaviourError
 from didi_gym.data.generators.domains import DOMAINS
 from didi_gym.data.generators.pointmaze import collect_pointmaze, pointmaze_layout
+from didi_gym.data.importers.convert import import_file
 from didi_gym.data.labels import Labels, check_recording, read_labels
 from didi_gym.data.writing import Episode, write_dataset
 
@@ -30,6 +32,7 @@ __all__ = [
     "collect_ant_directions",
     "collect_from_agents",
     "collect_pointmaze",
+    "import_file",
     "pointmaze_layout",
     "read_labels",
     "write_dataset",
