@@ -216,46 +216,8 @@ def rollouts(policy: SkillPolicy, skills: int, steps: int, n: int = ROLLOUTS) ->
 def measure_walker2d(policy: SkillPolicy, dataset: TrajectoryDataset, agents: Path | None) -> dict[str, Any]:
     if agents is None:
         raise SystemExit("walker2d needs --agents, a folder of policies as plain arrays")
-    labels = read_labels(str(dataset.dataset_id))
-    judge = Judge(dataset, labels.steps)
-    known = {agent.name: agent for agent in read_folder(agents, str(dataset.env_id))}
-    simulator, noise = SkillSimulator(policy, make_data_env(policy)), np.random.default_rng(0)
-    starts = simulator.random_starts(ROLLOUTS, np.random.default_rng(0), burn_in=0)
-    seconds = (WALK - SETTLED) * make_data_env(policy).unwrapped.dt  # type: ignore[attr-defined]
-
-    def survival_and_speed(held: list[Rollout]) -> tuple[float, float]:
-        whole = [r for r in held if len(r.actions) == WALK and not r.terminated]
-        speeds = [(r.states[WALK, 0] - r.states[SETTLED, 0]) / seconds for r in whole]
-        return len(whole) / len(held), float(np.mean(speeds)) if speeds else np.nan
-
-    def run(agent: ArrayPolicy, start: Start) -> Rollout:
-        states, actions, terminated = [simulator.visit(start)], [], False
-        low, high = simulator.env.action_space.low, simulator.env.action_space.high  # type: ignore[attr-defined]
-        while len(actions) < WALK and not terminated:
-            action = agent(states[-1][None, -agent.inputs :], np.array([len(actions)]))[0].clip(low, high)
-            action += labels.settings["noise"] * noise.normal(size=action.shape) * (high - low) / 2
-            observation, _, terminated, _, _ = simulator.env.step(action.clip(low, high).astype(np.float32))
-            states.append(np.asarray(observation, np.float32))
-            actions.append(action)
-        return Rollout(np.stack(states), np.stack(actions), bool(terminated), np.nan)
-
-    own = [survival_and_speed([run(known[name], start) for start in starts]) for name in labels.names]
-    recovered: dict[int, float] = {}
-    for skill, held in enumerate(rollouts(policy, policy.skill_space.size, WALK)):
-        windows = [judge(r) for r in held if len(r.actions) >= SETTLED + 50]
-        counts = np.bincount(np.concatenate(windows), minlength=len(own)) if windows else np.zeros(len(own), int)
-        shown, (survival, speed) = int(counts.argmax()), survival_and_speed(held)
-        mostly = counts[shown] > 0.5 * counts.sum() > 0
-        found = mostly and survival >= 0.75 * own[shown][0] and abs(speed / own[shown][1] - 1) < 0.25
-        print(
-            f"  skill {skill:2}: {labels.names[shown]:32} {counts[shown] / max(counts.sum(), 1):.2f} of windows, "
-            f"survival {survival:.2f} ({own[shown][0]:.2f}), {speed:.2f} m/s ({own[shown][1]:.2f}) "
-            + ("*" if found else ""),
-            flush=True,
-        )
-        if found:
-            recovered[shown] = max(recovered.get(shown, 0.0), survival)
-    return {"recovered": len(recovered), "survival": np.mean(list(recovered.values()) or [0.0])}
+    found = recovery(policy, dataset, agents)
+    return {"recovered": found["recovered"], "survival": found["survival"]}
 
 
 def measure_push(policy: SkillPolicy, dataset: TrajectoryDataset, agents: Path | None) -> dict[str, Any]:

@@ -130,6 +130,9 @@ class SkillConfig:
     dual_rate: Weight = 0.05
     noise_range: tuple[float, float] = (0.1, 0.7)
     """Noise levels at which the prior judges, as fractions of T."""
+    estimate_steps: Count = 1
+    """Denoiser calls that turn a noised trajectory into the one it is drawn to: 1, the mean of all that it may have
+    been; more, by DDIM, one of those."""
     feature_noise: Weight = 0.25
     """Noise on the discriminator's input, in standard deviations of the data's features: what cannot be told apart at
     this resolution does not count as different."""
