@@ -109,7 +109,6 @@ def short_mazes_table(rows: list[Row]) -> str:
 
 
 HELD_OUT = {  # what is measured of each data set, and in which words
-    "walker2d": "{recovered} of 12 gaits recovered",
     "push": "block moved in {moved} of rollouts, in {directions} of 8 directions",
     "swimmer": "real spread over planned spread {spread_ratio}",
     "lander": "falls {falls}, in the data {falls_of_data}",
@@ -131,6 +130,27 @@ def heldout_table(rows: list[Row]) -> str:
         for r in shown
     ]
     return table(["data set", "skills", "seed", "of the default gradient steps", "horizon found", "measured"], lines)
+
+
+FIGURES = {  # measures of domains, in words
+    "moved": "rollouts that move the block 10 cm",
+    "moved_5cm": "rollouts that move the block 5 cm",
+    "directions": "directions of 8 that the block is pushed in",
+    "entropy": "entropy of those directions, over its maximum",
+    "direction_error": "error of direction, degrees",
+    "real_over_planned": "executed / planned spread",
+    "fidelity": "rollouts like the data",
+}
+
+
+def domains_table(rows: list[Row]) -> str:
+    """What skills do in each domain, a figure a line, by training seed."""
+    lines = []
+    for policy, name in dict.fromkeys((r["policy"], r["measure"]) for r in rows):
+        own = sorted(select(rows, policy=policy, measure=name), key=lambda r: r["seed"])
+        title = FIGURES.get(name, name.replace("_", " "))
+        lines.append([f"`{policy}`", title, " / ".join(r["value"] for r in own)])
+    return table(["policy", "measured", "by training seed"], lines)
 
 
 def transfer_table(rows: list[Row], study: str) -> str:
@@ -366,6 +386,7 @@ def main() -> None:
         "BUDGETS": mazes_table(mazes),
         "GOALS": transfer_table(read("hrl-transfer.csv"), "goals"),
         "HELDOUT": heldout_table(read("heldout.csv")),
+        "DOMAINS": domains_table([row for file in sorted(RESULTS.glob("domains-*.csv")) for row in read(file.name)]),
         "DOOR": transfer_table(read("hrl-transfer.csv"), "door"),
         "VECTORS": vectors_table(vectors, "sac"),
         "LENGTHS": vectors_table(vectors, "signal"),

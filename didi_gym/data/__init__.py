@@ -16,6 +16,8 @@ from didi_gym.data.generators.behaviours import ArrayPolicy, BehaviourError
 from didi_gym.data.generators.domains import DOMAINS
 from didi_gym.data.generators.humanoid import collect_humanoid_gaits
 from didi_gym.data.generators.pointmaze import collect_pointmaze, pointmaze_layout
+from didi_gym.data.generators.push import collect_push, push_layout
+from didi_gym.data.generators.swimmer import collect_swimmer, swimmer_layout
 from didi_gym.data.importers.convert import import_file
 from didi_gym.data.labels import Labels, check_recording, read_labels
 from didi_gym.data.writing import Episode, write_dataset
@@ -34,8 +36,12 @@ __all__ = [
     "collect_from_agents",
     "collect_humanoid_gaits",
     "collect_pointmaze",
+    "collect_push",
+    "collect_swimmer",
     "import_file",
     "pointmaze_layout",
+    "push_layout",
     "read_labels",
+    "swimmer_layout",
     "write_dataset",
 ]

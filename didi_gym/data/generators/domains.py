@@ -89,6 +89,20 @@ DOMAINS: dict[str, Domain] = {
         "a point that follows waypoints to random goals",
         "pointmaze:collect_pointmaze",
     ),
+    "push": Domain(
+        "didi/push-v0",
+        "FetchPush-v4",
+        100_000,
+        "a robot's hand that pushes a block in eight directions, from either side of it and over it",
+        "push:collect_push",
+    ),
+    "swimmer-directions": Domain(
+        "didi/swimmer-directions-v0",
+        "Swimmer-v5",
+        100_000,
+        "a swimmer that swims straight and in curves, forwards and backwards",
+        "swimmer:collect_swimmer",
+    ),
     "walker2d-gaits": Domain(
         "didi/walker2d-gaits-v0",
         "Walker2d-v5",
