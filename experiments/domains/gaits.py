@@ -8,8 +8,8 @@ Where `--runs` has no run of a seed, it is trained by `hub/recipes/NAME.toml`; a
 skill is held for 300 steps from the same 16 resets, and so is every behaviour that the data was recorded from, with the
 noise of the recording. A skill shows the behaviour that fills more than half of its windows, as a classifier of
 labelled windows says. `recovered` counts the behaviours that some skill shows and goes on with for 300 steps at least
-.75 times as often as the behaviour itself, at its speed within 25 %; `survival` is the share of those rollouts, over the
-recovered behaviours, and `survival_of_own` that over what the behaviours reach themselves, at most 1 each.
+.75 times as often as the behaviour itself, at its speed within 25 %; `survival` is the share of those rollouts, over
+the recovered behaviours, and `survival_of_own` that over what the behaviours reach themselves, at most 1 each.
 """
 
 from __future__ import annotations
