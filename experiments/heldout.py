@@ -30,13 +30,13 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 import torch
+from domains.held import octants, rollouts, unit
 from rows import RESULTS, read
 
 from didi_gym import SkillPolicy, TrainConfig, TrajectoryDataset, evaluate_skills, train
 from didi_gym.core.layout import Layout, LayoutChoice
 from didi_gym.data import DatasetError, Episode, write_dataset
 from didi_gym.data.generators.agents import agents_layout
-from didi_gym.evaluation.rollouts import Rollout, SkillSimulator, make_data_env
 from didi_gym.training.pipeline import hold_out
 
 FILE = "heldout.csv"
@@ -190,24 +190,15 @@ def settings(seed: int, share: float) -> TrainConfig:
     return replace(config, **{part: fewer(getattr(config, part)) for part in parts})
 
 
-def rollouts(policy: SkillPolicy, skills: int, steps: int, n: int = ROLLOUTS) -> list[list[Rollout]]:
-    """Each of `skills` evenly spread skills, held from the same `n` resets."""
-    simulator = SkillSimulator(policy, make_data_env(policy))
-    starts = simulator.random_starts(n, np.random.default_rng(0), burn_in=0)
-    grid = policy.skill_space.grid(skills)
-    return [[simulator.hold(simulator.visit(start), skill, steps) for start in starts] for skill in grid]
-
-
 def measure_push(policy: SkillPolicy, dataset: TrajectoryDataset) -> dict[str, Any]:
     feature = list(policy.config.layout.features)
     moves = np.array(
         [[r.states[-1, feature] - r.states[0, feature] for r in held] for held in rollouts(policy, 16, PUSH)]
     )
     far = np.linalg.norm(moves, axis=-1) > FAR
-    octants = np.round(np.arctan2(moves[..., 1], moves[..., 0]) / (np.pi / 4)).astype(int) % 8
-    hit = [(far & (octants == octant)).mean(1).max() > 0.5 for octant in range(8)]
-    unit = moves / np.maximum(np.linalg.norm(moves, axis=-1, keepdims=True), 1e-9)
-    consistency = np.linalg.norm((unit * far[..., None]).sum(1), axis=-1) / np.maximum(far.sum(1), 1)
+    octant = octants(moves)
+    hit = [(far & (octant == one)).mean(1).max() > 0.5 for one in range(8)]
+    consistency = np.linalg.norm((unit(moves) * far[..., None]).sum(1), axis=-1) / np.maximum(far.sum(1), 1)
     report, _ = evaluate_skills(policy, dataset=dataset, starts=16, held_episodes=1, hold=1, progress=False)
     return {
         "moved": far.mean(),
@@ -220,8 +211,7 @@ def measure_push(policy: SkillPolicy, dataset: TrajectoryDataset) -> dict[str, A
 def measure_swimmer(policy: SkillPolicy, dataset: TrajectoryDataset) -> dict[str, Any]:
     report, _ = evaluate_skills(policy, dataset=dataset, held_episodes=1, hold=1, progress=False)
     moves = np.array([[r.states[-1, :2] - r.states[0, :2] for r in held] for held in rollouts(policy, 8, 200)])
-    unit = moves / np.maximum(np.linalg.norm(moves, axis=-1, keepdims=True), 1e-9)
-    return {"spread_ratio": report.spread_ratio, "consistency": np.linalg.norm(unit.mean(1), axis=-1).mean()}
+    return {"spread_ratio": report.spread_ratio, "consistency": np.linalg.norm(unit(moves).mean(1), axis=-1).mean()}
 
 
 def measure_lander(policy: SkillPolicy, dataset: TrajectoryDataset) -> dict[str, Any]:

@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 import torch
 
-sys.path[:0] = [str(Path(__file__).parents[1]), str(Path(__file__).parents[2] / "hub")]
+sys.path.insert(0, str(Path(__file__).parents[1]))
+sys.path.insert(0, str(Path(__file__).parents[2] / "hub"))
 from recipe import Recipe
 from rows import RESULTS, ROOT, read
 
@@ -22,11 +23,12 @@ from didi_gym.data.generators.domains import DOMAINS
 from didi_gym.data.minari import load_minari
 from didi_gym.evaluation.rollouts import Rollout, SkillSimulator, make_data_env
 
+ROLLOUTS = 16
 COLUMNS = ("policy", "seed", "device", "measure", "value")
 Measure = Callable[[SkillPolicy, TrajectoryDataset], dict[str, float]]
 
 
-def rollouts(policy: SkillPolicy, skills: int, steps: int, n: int) -> list[list[Rollout]]:
+def rollouts(policy: SkillPolicy, skills: int, steps: int, n: int = ROLLOUTS) -> list[list[Rollout]]:
     """Each of `skills` evenly spread skills, held from the same `n` resets."""
     simulator = SkillSimulator(policy, make_data_env(policy))
     starts = simulator.random_starts(n, np.random.default_rng(0), burn_in=0)

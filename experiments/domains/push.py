@@ -19,13 +19,13 @@ from held import direction_errors, main, octants, rollouts, unit
 
 from didi_gym import SkillPolicy, TrajectoryDataset, evaluate_skills
 
-SKILLS, ROLLOUTS, STEPS = 16, 16, (50, 100)
+SKILLS, STEPS = 16, (50, 100)
 FAR, AT_ALL = 0.1, 0.05  # m
 
 
 def measure(policy: SkillPolicy, dataset: TrajectoryDataset) -> dict[str, float]:
     """What the skills of a policy do with the block, held from resets."""
-    held, feature = rollouts(policy, SKILLS, max(STEPS), ROLLOUTS), list(policy.config.layout.features)
+    held, feature = rollouts(policy, SKILLS, max(STEPS)), list(policy.config.layout.features)
     report, _ = evaluate_skills(policy, dataset=dataset, held_episodes=1, hold=1, progress=False)
     found = {"real_over_planned": report.spread_ratio, "fidelity": report.fidelity, "probe": report.probe}
     for steps in STEPS:

@@ -17,18 +17,18 @@ from __future__ import annotations
 from dataclasses import replace
 
 import numpy as np
-from held import direction_errors, main, rollouts, unit
+from held import ROLLOUTS, direction_errors, main, rollouts, unit
 
 from didi_gym import SkillPolicy, TrajectoryDataset, evaluate_skills
 from didi_gym.evaluation.rollouts import SkillSimulator, make_data_env
 
-SKILLS, ROLLOUTS, STEPS, SETTLED = 8, 16, 300, 100
+SKILLS, STEPS, SETTLED = 8, 300, 100
 
 
 def measure(policy: SkillPolicy, dataset: TrajectoryDataset) -> dict[str, float]:
     """Where the skills of a policy lead, held from resets."""
     report, _ = evaluate_skills(policy, dataset=dataset, held_episodes=1, hold=1, progress=False)
-    held = rollouts(policy, SKILLS, STEPS, ROLLOUTS)
+    held = rollouts(policy, SKILLS, STEPS)
     seconds = make_data_env(policy).unwrapped.dt  # type: ignore[attr-defined]
     moves = np.array([[r.states[-1, :2] - r.states[SETTLED, :2] for r in row] for row in held])
     means = unit(moves).mean(1)

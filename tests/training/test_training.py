@@ -253,6 +253,13 @@ def test_training_refuses_what_it_cannot_do():
         train_skills(Run(point_dataset(), horizon=9), prior, None, tiny().skills)
 
 
+def test_a_policy_executes_as_many_steps_of_a_plan_as_it_was_told_and_as_a_plan_has():
+    run = Run(point_dataset(), horizon=8, progress=False)
+    for asked, length, executed in ((None, 8, 1), (4, 8, 4), (16, 8, 8), (4, 1, 1)):
+        config = SkillConfig(replan_every=asked, width=8, depth=1)
+        assert run.new_policy(config, config.skill_space, length).config.replan_every == executed
+
+
 def test_only_stages_that_something_uses_are_trained(tmp_path):
     """Behaviour skills are imitated: a prior, a dynamics model or a classifier would be trained for nobody."""
     untuned = replace(SMALL_BEHAVIOURS, tuning_steps=0)

@@ -27,7 +27,7 @@ MAX_NOISE = 0.2
 """An episode's action noise has a standard deviation drawn between 0 and this."""
 REACH = (0.06, 0.14)
 """m that a push moves the block before the next begins."""
-SPEED = (0.4, 1.0)
+SPEED = (0.3, 0.7)
 """Largest action of a push; 1 moves the hand 3 cm in a step."""
 OFFSET, HEIGHT = 0.012, (-0.005, 0.015)
 """m by which the hand meets the block beside its middle at most, and above it."""
