@@ -2,7 +2,7 @@ r"""How long do the humanoid's skills walk, how many of its gaits do they show, 
 
     didi-gym data humanoid-gaits --agents DIR
     didi-gym train --dataset didi/humanoid-gaits-v0 --output runs/humanoid-gaits-seed0 --seed 0 \
-        --skills.skill-space.kind discrete --skills.skill-space.size 16
+        --skills.skill-space.kind discrete --skills.skill-space.size 24
     python experiments/domains/humanoid.py runs/humanoid-gaits-seed* --agents DIR
 
 Every skill is held for up to 1,000 steps (15 s) from 16 resets. `survival` is how many of them it stood: the median of
