@@ -37,6 +37,13 @@ DOMAINS: dict[str, Domain] = {
         "an ant walking in all directions, from a search over open-loop gaits",
         "ant:collect_ant_directions",
     ),
+    "kitchen": Domain(
+        "didi/kitchen-v0",
+        "FrankaKitchen-v1",
+        140_000,
+        "a robot arm that does subtasks in a kitchen in random order, by scripted experts",
+        "kitchen:collect_kitchen",
+    ),
     "pointmaze-medium": Domain(
         "didi/pointmaze-medium-v0",
         "PointMaze_Medium-v3",

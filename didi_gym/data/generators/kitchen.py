@@ -1,0 +1,197 @@
+"""A reward-free FrankaKitchen data set: chains of subtasks in random order, by scripted experts."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from didi_gym.core.layout import Layout
+from didi_gym.core.progress import Report
+from didi_gym.core.progress import progress as progress_of
+from didi_gym.data.generators.kitchen_experts import EXPERTS, HOME, SUBTASKS, Arm, Follower, go_home
+from didi_gym.data.generators.parallel import OrderedMap, ordered_map
+from didi_gym.data.labels import LABEL, Measured, to_metadata
+from didi_gym.data.writing import Episode, require_writable, write_dataset
+
+ENV_ID = "FrankaKitchen-v1"
+ENV_KWARGS = {"terminate_on_tasks_completed": False}
+EPISODE_STEPS = 2_000
+"""Longest episode: all seven subtasks fit in."""
+NOISE = (*(0.05,) * 7, *(0.01,) * 2)
+"""Standard deviations of the Gaussian noise on actions, which lie in -1..1: with less on the fingers, grips hold."""
+PACES = (1.0, 1.8)
+"""The speeds of a subtask are multiplied by a number between these."""
+CHAIN = (4, 7)
+"""Least and greatest number of subtasks in an episode."""
+LEFT_HOMING = (0.02, 0.2)
+"""The next subtask begins at a distance from home between these, m, so that it begins from many places."""
+AROUND_HOME, AROUND_APPROACH = 0.03, 0.02
+"""Half the ranges from which offsets of home and of a path's first point are drawn, m, for each axis."""
+OFFSETS: dict[str, tuple[float, float, float]] = {
+    "bottom burner": (0.003, 0.003, 0.003),
+    "top burner": (0.003, 0.003, 0.003),
+    "light switch": (0.005, 0.005, 0.005),
+    "slide cabinet": (0.01, 0.005, 0.03),
+    "hinge cabinet": (0.005, 0.005, 0.02),
+    "microwave": (0.005, 0.005, 0.03),
+    "kettle": (0.01, 0.003, 0.005),
+}
+"""Half the ranges of the offsets of the path from the object, m."""
+KEYS = ("observation",)
+BEHAVIOURS = (*SUBTASKS, HOME)
+_ROBOT, _STATE = 18, 59  # numbers of the robot, and of everything
+_PLACES = (*range(9), *range(_ROBOT, _ROBOT + 21))  # joints of the robot, and where objects are
+
+
+def kitchen_layout() -> Layout:
+    """What the 59 numbers hold: 9 places and 9 velocities of the robot's joints, then 21 and 20 of the objects.
+
+    Skills differ in where joints and objects go.
+    """
+    flat = Layout.flat(_STATE, KEYS)
+    return Layout(_STATE, flat.policy_inputs, _PLACES, sources=flat.sources, state_source=flat.state_source)
+
+
+def collect_kitchen(
+    dataset_id: str = "didi/kitchen-v0",
+    *,
+    steps: int = 140_000,
+    seed: int = 0,
+    processes: int = 2,
+    overwrite: bool = False,
+    progress: bool = True,
+) -> Any:
+    """Let scripted experts do subtasks in a kitchen in random order, and write what was seen as a Minari data set.
+
+    An episode is a chain of different subtasks; between two of them the hand goes home, though it need not arrive.
+    Paces, paths and the places where objects are touched vary, and there is noise on every action. Which expert acts is
+    the info `behaviour`, with names in the metadata: `read_labels` gives them to evaluation, training never reads them.
+    The same arguments give the same data, whatever the number of processes.
+
+    Args:
+        processes: a script that uses more than one needs an `if __name__ == "__main__"` guard.
+
+    Returns:
+        The `minari.MinariDataset`.
+
+    Raises:
+        FileExistsError: the data set exists and `overwrite` is not set.
+        ImportError: gymnasium-robotics is missing.
+    """
+    spec = _env().spec
+    require_writable(dataset_id, overwrite=overwrite)
+    with progress_of("kitchen", steps, progress) as report, ordered_map(processes) as run:
+        episodes = cook(seed, steps=steps, run=run, report=report)
+    settings = {"noise": NOISE, "paces": PACES, "seed": seed, "steps": steps}
+    return write_dataset(
+        dataset_id,
+        episodes,
+        env_spec=spec,
+        layout=kitchen_layout(),
+        keys=KEYS,
+        about=to_metadata(measure(episodes), settings),
+        algorithm_name="scripted experts, in random order",
+        description=f"{ENV_ID}: chains of {CHAIN[0]} to {CHAIN[1]} of its seven subtasks, by scripted experts.",
+        requirements=["gymnasium-robotics"],
+        overwrite=overwrite,
+    )
+
+
+def cook(seed: int, *, steps: int, run: OrderedMap = map, report: Report = lambda done, metrics: None) -> list[Episode]:
+    """Episodes of `steps` steps in all, each from its own seed."""
+    episodes: list[Episode] = []
+    total, root = 0, np.random.SeedSequence(seed)
+    while total < steps:
+        count = max((steps - total) // 1_000, 1)  # about as many as are still needed
+        seeds = [int(child.generate_state(1)[0]) for child in root.spawn(count)]
+        for episode in run(cook_episode, seeds):
+            if total < steps:
+                episodes.append(episode.head(steps - total))
+                total += len(episodes[-1])
+                report(total, {})
+    return episodes
+
+
+def cook_episode(seed: int) -> Episode:
+    """One chain of subtasks."""
+    env, rng = _env(), np.random.default_rng(seed)
+    observation, _ = env.reset(seed=seed)
+    arm, recorded = Arm(env), [_copied(observation)]
+    actions: list[np.ndarray] = []
+    rewards: list[float] = []
+    labels: list[int] = []
+    chain = rng.permutation(SUBTASKS)[: rng.integers(CHAIN[0], CHAIN[1] + 1)].tolist()
+    tried, completed, truncated = [], [], False
+    for subtask in chain:
+        for behaviour in (SUBTASKS.index(subtask), len(SUBTASKS)):
+            follower, enough = _plan(arm, behaviour, rng)
+            while not (truncated or follower.done or (enough is not None and follower.left < enough)):
+                action = np.clip(follower.act() + np.array(NOISE) * rng.standard_normal(9), -1, 1)
+                observation, reward, _, truncated, info = env.step(action)
+                recorded.append(_copied(observation))
+                actions.append(action)
+                rewards.append(float(reward))
+                labels.append(behaviour)
+        if not truncated:
+            tried.append(subtask)
+            completed = list(info["episode_task_completions"])
+    about = {"chain": ", ".join(tried), "completed": ", ".join(name for name in tried if name in completed)}
+    infos = {LABEL: np.array([*labels, labels[-1]], dtype=np.int16)}
+    return Episode(_stacked(recorded), np.array(actions), np.array(rewards), False, seed, about, infos)
+
+
+def measure(episodes: Sequence[Episode]) -> tuple[Measured, ...]:
+    """Count the steps and stretches of each behaviour."""
+    steps, stretches = np.zeros((2, len(BEHAVIOURS)), dtype=int)
+    for episode in episodes:
+        label = episode.infos[LABEL][: len(episode)]
+        steps += np.bincount(label, minlength=len(BEHAVIOURS))
+        begins = np.flatnonzero(np.diff(label, prepend=-1))
+        stretches += np.bincount(label[begins], minlength=len(BEHAVIOURS))
+    return tuple(
+        Measured(name, "scripted expert", int(steps[i]), int(stretches[i]), 0, None, None)
+        for i, name in enumerate(BEHAVIOURS)
+    )
+
+
+def _plan(arm: Arm, behaviour: int, rng: np.random.Generator) -> tuple[Follower, float | None]:
+    """What leads the hand through a behaviour, and the distance in m from its end that is near enough, if any is."""
+    pace = float(rng.uniform(*PACES))
+    if behaviour == len(SUBTASKS):
+        path = go_home(arm, rng.uniform(-AROUND_HOME, AROUND_HOME, 3))
+        return Follower(arm, path, pace), float(rng.uniform(*LEFT_HOMING))
+    subtask = SUBTASKS[behaviour]
+    path = EXPERTS[subtask](arm, rng.uniform(-1, 1, 3) * OFFSETS[subtask])
+    path[0] = path[0].moved(rng.uniform(-AROUND_APPROACH, AROUND_APPROACH, 3))
+    return Follower(arm, path, pace), None
+
+
+def _copied(observation: Any) -> Any:
+    """A copy of what the environment goes on to write into."""
+    if isinstance(observation, Mapping):
+        return {key: _copied(value) for key, value in observation.items()}
+    return np.array(observation)
+
+
+def _stacked(observations: Sequence[Any]) -> Any:
+    """Observations one upon the other, key by key."""
+    if isinstance(observations[0], Mapping):
+        return {key: _stacked([one[key] for one in observations]) for key in observations[0]}
+    return np.stack(observations)
+
+
+@functools.cache
+def _env() -> Any:
+    import gymnasium as gym
+
+    try:
+        import gymnasium_robotics
+    except ImportError as error:
+        raise ImportError(
+            f"{ENV_ID} needs gymnasium-robotics, which is missing; install it with: pip install 'didi-gym[envs]'"
+        ) from error
+    gym.register_envs(gymnasium_robotics)
+    return gym.make(ENV_ID, max_episode_steps=EPISODE_STEPS, disable_env_checker=True, **ENV_KWARGS)
