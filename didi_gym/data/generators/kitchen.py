@@ -42,6 +42,7 @@ OFFSETS: dict[str, tuple[float, float, float]] = {
 """Half the ranges of the offsets of the path from the object, m."""
 KEYS = ("observation",)
 BEHAVIOURS = (*SUBTASKS, HOME)
+_USUAL = 1_000  # steps of an episode, about
 _ROBOT, _STATE = 18, 59  # numbers of the robot, and of everything
 _PLACES = (*range(9), *range(_ROBOT, _ROBOT + 21))  # joints of the robot, and where objects are
 
@@ -84,7 +85,7 @@ def collect_kitchen(
     spec = _env().spec
     require_writable(dataset_id, overwrite=overwrite)
     with progress_of("kitchen", steps, progress) as report, ordered_map(processes) as run:
-        episodes = cook(seed, steps=steps, run=run, report=report)
+        episodes = cook(seed, steps=steps, longest=min(EPISODE_STEPS, steps), run=run, report=report)
     settings = {"noise": NOISE, "paces": PACES, "seed": seed, "steps": steps}
     return write_dataset(
         dataset_id,
@@ -100,14 +101,21 @@ def collect_kitchen(
     )
 
 
-def cook(seed: int, *, steps: int, run: OrderedMap = map, report: Report = lambda done, metrics: None) -> list[Episode]:
-    """Episodes of `steps` steps in all, each from its own seed."""
+def cook(
+    seed: int,
+    *,
+    steps: int,
+    longest: int = EPISODE_STEPS,
+    run: OrderedMap = map,
+    report: Report = lambda done, metrics: None,
+) -> list[Episode]:
+    """Episodes of at most `longest` steps, `steps` in all, each from its own seed."""
     episodes: list[Episode] = []
     total, root = 0, np.random.SeedSequence(seed)
     while total < steps:
-        count = max((steps - total) // 1_000, 1)  # about as many as are still needed
+        count = max((steps - total) // min(_USUAL, longest), 1)  # about as many as are still needed
         seeds = [int(child.generate_state(1)[0]) for child in root.spawn(count)]
-        for episode in run(cook_episode, seeds):
+        for episode in run(functools.partial(cook_episode, longest), seeds):
             if total < steps:
                 episodes.append(episode.head(steps - total))
                 total += len(episodes[-1])
@@ -115,30 +123,30 @@ def cook(seed: int, *, steps: int, run: OrderedMap = map, report: Report = lambd
     return episodes
 
 
-def cook_episode(seed: int) -> Episode:
-    """One chain of subtasks."""
+def cook_episode(longest: int, seed: int) -> Episode:
+    """One chain of subtasks, cut after `longest` steps."""
     env, rng = _env(), np.random.default_rng(seed)
-    observation, _ = env.reset(seed=seed)
+    observation, info = env.reset(seed=seed)
     arm, recorded = Arm(env), [_copied(observation)]
     actions: list[np.ndarray] = []
     rewards: list[float] = []
     labels: list[int] = []
     chain = rng.permutation(SUBTASKS)[: rng.integers(CHAIN[0], CHAIN[1] + 1)].tolist()
-    tried, completed, truncated = [], [], False
+    tried = []
     for subtask in chain:
         for behaviour in (SUBTASKS.index(subtask), len(SUBTASKS)):
             follower, enough = _plan(arm, behaviour, rng)
-            while not (truncated or follower.done or (enough is not None and follower.left < enough)):
+            while len(actions) < longest and not (follower.done or (enough is not None and follower.left < enough)):
                 action = np.clip(follower.act() + np.array(NOISE) * rng.standard_normal(9), -1, 1)
-                observation, reward, _, truncated, info = env.step(action)
+                observation, reward, _, _, info = env.step(action)
                 recorded.append(_copied(observation))
                 actions.append(action)
                 rewards.append(float(reward))
                 labels.append(behaviour)
-        if not truncated:
+        if len(actions) < longest:
             tried.append(subtask)
-            completed = list(info["episode_task_completions"])
-    about = {"chain": ", ".join(tried), "completed": ", ".join(name for name in tried if name in completed)}
+    completed = [name for name in tried if name in info["episode_task_completions"]]
+    about = {"chain": ", ".join(tried), "completed": ", ".join(completed)}
     infos = {LABEL: np.array([*labels, labels[-1]], dtype=np.int16)}
     return Episode(_stacked(recorded), np.array(actions), np.array(rewards), False, seed, about, infos)
 
