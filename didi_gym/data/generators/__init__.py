@@ -2,5 +2,6 @@
 
 - `domains`: the table of domains (`DOMAINS`), from which commands, help and tests are made;
 - `ant` with `gaits` and `gait_search`: walking in all directions; `pointmaze`: wandering to random goals;
+- `kitchen` with `kitchen_experts`: subtasks in a kitchen, in random order;
 - `agents` with `behaviours` and `recording`: mixtures of behaviour policies; `parallel`: work in processes.
 """
