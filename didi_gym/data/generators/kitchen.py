@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from didi_gym.core.layout import Layout
+from didi_gym.core.layout import Layout, ObservationSource
 from didi_gym.core.progress import Report
 from didi_gym.core.progress import progress as progress_of
 from didi_gym.data.generators.kitchen_experts import EXPERTS, HOME, SUBTASKS, Arm, Follower, go_home
@@ -40,20 +40,25 @@ OFFSETS: dict[str, tuple[float, float, float]] = {
     "kettle": (0.01, 0.003, 0.005),
 }
 """Half the ranges of the offsets of the path from the object, m."""
+BLOCKING, BLOCKED = "hinge cabinet", "top burner"
+"""The wrist does not pass below the open door of the one, and so does not reach the other."""
 KEYS = ("observation",)
 BEHAVIOURS = (*SUBTASKS, HOME)
 _USUAL = 1_000  # steps of an episode, about
-_ROBOT, _STATE = 18, 59  # numbers of the robot, and of everything
-_PLACES = (*range(9), *range(_ROBOT, _ROBOT + 21))  # joints of the robot, and where objects are
+_SIZE, _JOINTS = 59, 9  # numbers of an observation: places and velocities of joints, then of objects, of which
+_PLACES, _VELOCITIES = 18, 39  # these are the first
+_IDLE = (0, 1, 4, 5, 11)  # objects that no subtask moves: two burners with their knobs, and the left cabinet's hinge
 
 
 def kitchen_layout() -> Layout:
-    """What the 59 numbers hold: 9 places and 9 velocities of the robot's joints, then 21 and 20 of the objects.
-
-    Skills differ in where joints and objects go.
-    """
-    flat = Layout.flat(_STATE, KEYS)
-    return Layout(_STATE, flat.policy_inputs, _PLACES, sources=flat.sources, state_source=flat.state_source)
+    """Which of the 59 numbers are kept: all but those of objects that no subtask moves, which hold nothing but noise,
+    49 in all. Skills differ in where joints and objects go."""
+    idle = {begin + i for begin in (_PLACES, _VELOCITIES) for i in _IDLE}
+    kept = tuple(i for i in range(_SIZE) if i not in idle)
+    features = tuple(n for n, i in enumerate(kept) if i < _JOINTS or _PLACES <= i < _VELOCITIES)
+    source = ObservationSource(_SIZE, kept, KEYS)
+    everything = tuple(range(len(kept)))
+    return Layout(len(kept), everything, features, sources=(source,), state_source=source)
 
 
 def collect_kitchen(
@@ -131,7 +136,7 @@ def cook_episode(longest: int, seed: int) -> Episode:
     actions: list[np.ndarray] = []
     rewards: list[float] = []
     labels: list[int] = []
-    chain = rng.permutation(SUBTASKS)[: rng.integers(CHAIN[0], CHAIN[1] + 1)].tolist()
+    chain = _draw_chain(rng)
     tried = []
     for subtask in chain:
         for behaviour in (SUBTASKS.index(subtask), len(SUBTASKS)):
@@ -149,6 +154,15 @@ def cook_episode(longest: int, seed: int) -> Episode:
     about = {"chain": ", ".join(tried), "completed": ", ".join(completed)}
     infos = {LABEL: np.array([*labels, labels[-1]], dtype=np.int16)}
     return Episode(_stacked(recorded), np.array(actions), np.array(rewards), False, seed, about, infos)
+
+
+def _draw_chain(rng: np.random.Generator) -> list[str]:
+    """Different subtasks in random order; what the open door of the hinge cabinet keeps the arm from comes before."""
+    chain: list[str] = rng.permutation(SUBTASKS)[: rng.integers(CHAIN[0], CHAIN[1] + 1)].tolist()
+    if {BLOCKING, BLOCKED} <= set(chain) and chain.index(BLOCKING) < chain.index(BLOCKED):
+        i, j = chain.index(BLOCKING), chain.index(BLOCKED)
+        chain[i], chain[j] = chain[j], chain[i]
+    return chain
 
 
 def measure(episodes: Sequence[Episode]) -> tuple[Measured, ...]:

@@ -49,7 +49,29 @@ def test_a_collected_data_set_is_complete_labelled_and_knows_its_environment() -
     assert env.spec.id == "FrankaKitchen-v1" and env.spec.max_episode_steps == kitchen.EPISODE_STEPS
     assert not env.unwrapped.terminate_on_tasks_completed
     read = TrajectoryDataset.from_minari("didi/kitchen-test-v0")
-    assert read.layout.policy_inputs == tuple(range(59)) and len(labels.steps) == len(read.observations) == 400
+    assert read.layout.state_dim == 49 and len(labels.steps) == len(read.observations) == 400
+    assert read.layout.sources[0].size == 59
+
+
+def test_the_layout_keeps_the_joints_and_all_objects_of_subtasks() -> None:
+    from gymnasium_robotics.envs.franka_kitchen.kitchen_env import OBS_ELEMENT_INDICES
+
+    layout = kitchen.kitchen_layout()
+    assert layout.state_source is not None
+    kept = layout.state_source.indices
+    places = {
+        9 + int(joint) for joints in OBS_ELEMENT_INDICES.values() for joint in joints
+    }  # 9 velocities come between
+    assert set(range(18)) | places <= set(kept) and len(kept) == 49
+    assert {kept[i] for i in layout.features} == {*range(9), *places}
+
+
+def test_the_top_burner_comes_before_the_hinge_cabinet() -> None:
+    chains = [kitchen._draw_chain(np.random.default_rng(seed)) for seed in range(200)]
+    both = [chain for chain in chains if {"hinge cabinet", "top burner"} <= set(chain)]
+    assert both and all(chain.index("top burner") < chain.index("hinge cabinet") for chain in both)
+    assert {len(chain) for chain in chains} == {4, 5, 6, 7} and all(len(set(chain)) == len(chain) for chain in chains)
+    assert {chain[0] for chain in chains} == set(SUBTASKS)
 
 
 def test_the_same_seed_cooks_the_same_in_one_process_or_two() -> None:
