@@ -28,7 +28,7 @@ class Episode:
     """One recorded episode of T steps."""
 
     observations: Any
-    """(T + 1, ...), or a dict of such arrays."""
+    """(T + 1, ...), or a dict of such arrays, or of such dicts."""
     actions: np.ndarray
     """(T, action_dim)."""
     rewards: np.ndarray
@@ -44,8 +44,7 @@ class Episode:
 
     def __post_init__(self) -> None:
         steps = len(self.actions)
-        arrays = self.observations if isinstance(self.observations, Mapping) else {"": self.observations}
-        lengths = {name: len(array) for name, array in {**arrays, **self.infos}.items()}
+        lengths = {name: len(array) for name, array in {**_arrays(self.observations), **self.infos}.items()}
         if steps < 1 or len(self.rewards) != steps or any(n != steps + 1 for n in lengths.values()):
             raise ValueError(
                 f"episode: {steps} actions need as many rewards and {steps + 1} observations and infos, "
@@ -60,18 +59,26 @@ class Episode:
         if steps >= len(self):
             return self
 
-        def cut(array: np.ndarray) -> np.ndarray:
-            return array[: steps + 1]
+        def cut(observed: Any) -> Any:
+            if isinstance(observed, Mapping):
+                return {key: cut(value) for key, value in observed.items()}
+            return observed[: steps + 1]
 
-        observed = self.observations
         return replace(
             self,
-            observations={k: cut(v) for k, v in observed.items()} if isinstance(observed, Mapping) else cut(observed),
+            observations=cut(self.observations),
             actions=self.actions[:steps],
             rewards=self.rewards[:steps],
             terminated=False,
             infos={k: cut(v) for k, v in self.infos.items()},
         )
+
+
+def _arrays(observations: Any, name: str = "") -> dict[str, Any]:
+    """All arrays of observations, by their keys joined with `/`."""
+    if not isinstance(observations, Mapping):
+        return {name: observations}
+    return {k: v for key, inner in observations.items() for k, v in _arrays(inner, f"{name}/{key}".lstrip("/")).items()}
 
 
 def datasets_root() -> Path:

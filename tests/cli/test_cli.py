@@ -322,6 +322,7 @@ def test_a_broken_pipe_that_is_not_the_outputs_is_an_error(monkeypatch):
         ("evaluate", ["POLICY", "--env", "--starts", "--held-steps", "--contact-geoms", "--no-video"]),
         ("data ant-directions", ["--steps", "--overwrite", "Replace a data set of that id"]),
         ("data pointmaze-medium", ["--dataset", "waypoints"]),
+        ("data kitchen", ["--dataset", "scripted experts"]),
     ],
 )
 def test_help_teaches_every_command(command, words, capsys):

@@ -5,4 +5,6 @@
 - `push`: pushing a block in eight directions; `swimmer`: swimming straight and in curves;
 - `agents` with `behaviours` and `recording`: mixtures of behaviour policies; `humanoid`: one of those;
 - `parallel`: work in processes; `parts`: what keeps the episodes of a recording that was stopped.
+- `kitchen` with `kitchen_experts`: subtasks in a kitchen, in random order;
+- `agents` with `behaviours` and `recording`: mixtures of behaviour policies; `parallel`: work in processes.
 """
