@@ -44,7 +44,7 @@ class Episode:
 
     def __post_init__(self) -> None:
         steps = len(self.actions)
-        lengths = {name: len(array) for name, array in {**_arrays(self.observations), **self.infos}.items()}
+        lengths = {name: len(array) for name, array in {**flat(self.observations), **self.infos}.items()}
         if steps < 1 or len(self.rewards) != steps or any(n != steps + 1 for n in lengths.values()):
             raise ValueError(
                 f"episode: {steps} actions need as many rewards and {steps + 1} observations and infos, "
@@ -74,11 +74,11 @@ class Episode:
         )
 
 
-def _arrays(observations: Any, name: str = "") -> dict[str, Any]:
+def flat(observations: Any, name: str = "") -> dict[str, Any]:
     """All arrays of observations, by their keys joined with `/`."""
     if not isinstance(observations, Mapping):
         return {name: observations}
-    return {k: v for key, inner in observations.items() for k, v in _arrays(inner, f"{name}/{key}".lstrip("/")).items()}
+    return {k: v for key, inner in observations.items() for k, v in flat(inner, f"{name}/{key}".lstrip("/")).items()}
 
 
 def datasets_root() -> Path:

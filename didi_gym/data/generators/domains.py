@@ -74,6 +74,13 @@ DOMAINS: dict[str, Domain] = {
         "humanoid:collect_humanoid_gaits",
         agents=f"gaits of {_ARS} and one of {_CS285}, as plain arrays",
     ),
+    "kitchen": Domain(
+        "didi/kitchen-v0",
+        "FrankaKitchen-v1",
+        140_000,
+        "a robot arm that does subtasks in a kitchen in random order, by scripted experts",
+        "kitchen:collect_kitchen",
+    ),
     "pointmaze-large": Domain(
         "didi/pointmaze-large-v0",
         "PointMaze_Large-v3",
@@ -81,12 +88,6 @@ DOMAINS: dict[str, Domain] = {
         "a point that follows waypoints to random goals, by different routes",
         "pointmaze:collect_pointmaze",
         settings={"env_id": "PointMaze_Large-v3", "detours": 0.3},
-    "kitchen": Domain(
-        "didi/kitchen-v0",
-        "FrankaKitchen-v1",
-        140_000,
-        "a robot arm that does subtasks in a kitchen in random order, by scripted experts",
-        "kitchen:collect_kitchen",
     ),
     "pointmaze-medium": Domain(
         "didi/pointmaze-medium-v0",

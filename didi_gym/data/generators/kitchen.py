@@ -13,6 +13,7 @@ from didi_gym.core.progress import Report
 from didi_gym.core.progress import progress as progress_of
 from didi_gym.data.generators.kitchen_experts import EXPERTS, HOME, SUBTASKS, Arm, Follower, go_home
 from didi_gym.data.generators.parallel import OrderedMap, ordered_map
+from didi_gym.data.generators.parts import resumable
 from didi_gym.data.labels import LABEL, Measured, to_metadata
 from didi_gym.data.writing import Episode, require_writable, write_dataset
 
@@ -90,7 +91,9 @@ def collect_kitchen(
     spec = _env().spec
     require_writable(dataset_id, overwrite=overwrite)
     with progress_of("kitchen", steps, progress) as report, ordered_map(processes) as run:
-        episodes = cook(seed, steps=steps, longest=min(EPISODE_STEPS, steps), run=run, report=report)
+        episodes = cook(
+            seed, steps=steps, longest=min(EPISODE_STEPS, steps), run=resumable(run, dataset_id), report=report
+        )
     settings = {"noise": NOISE, "paces": PACES, "seed": seed, "steps": steps}
     return write_dataset(
         dataset_id,
