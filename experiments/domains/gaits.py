@@ -35,9 +35,10 @@ LEAST = SETTLED + 50  # steps of a rollout that says what a skill shows
 
 def measure(policy: SkillPolicy, dataset: TrajectoryDataset, agents: Path) -> dict[str, float]:
     """What the skills of a policy do beside the behaviours that the data set was recorded from."""
-    report, _ = evaluate_skills(policy, dataset=dataset, starts=16, held_episodes=1, hold=8, progress=False)
+    report, _ = evaluate_skills(policy, dataset=dataset, starts=16, held_episodes=1, hold=2, progress=False)
     information = report.held_information_bits / report.mutual_information_ceiling
-    return {**recovery(policy, dataset, agents), "held_information_share": information, "fidelity": report.fidelity}
+    found = recovery(policy, dataset, agents)
+    return {**found, "held_information_share": information, "fidelity": report.fidelity}
 
 
 def recovery(policy: SkillPolicy, dataset: TrajectoryDataset, agents: Path) -> dict[str, float]:
