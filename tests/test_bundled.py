@@ -70,6 +70,13 @@ def test_point_skills_go_apart():
     assert ends.std(axis=1).mean() > 0.1
 
 
+def test_humanoid_gaits_stand_and_move_from_a_reset():
+    policy = SkillPolicy.from_pretrained("humanoid-gaits", device="cpu")
+    held = hold_skills(policy, skills=15, episodes=1, steps=100, progress=False)
+    assert held.paths.shape == (15, 101, 47) and held.terminated.mean() < 0.2
+    assert (held.paths[:, -1, :2] - held.paths[:, 0, :2])[:, 0].max() > 3  # a run
+
+
 @pytest.mark.filterwarnings("ignore:.*is out of date:DeprecationWarning")  # AntMaze v4 has other observations than v5
 @pytest.mark.parametrize(
     ("env_id", "name"),
@@ -78,6 +85,7 @@ def test_point_skills_go_apart():
         ("AntMaze_Open-v5", "ant-directions"),
         ("AntMaze_UMaze-v4", "ant-directions"),
         ("PointMaze_Medium-v3", "pointmaze-medium"),
+        ("didi_gym/LightHumanoid-v0", "humanoid-gaits"),
     ],
 )
 def test_the_environments_of_the_cards_run_on_the_skills(env_id, name):

@@ -2,15 +2,17 @@ r"""How long do the humanoid's skills walk, how many of its gaits do they show, 
 
     didi-gym data humanoid-gaits --agents DIR
     didi-gym train --dataset didi/humanoid-gaits-v0 --output runs/humanoid-gaits-seed0 --seed 0 \
-        --skills.skill-space.kind discrete --skills.skill-space.size 24
+        --skills.skill-space.kind discrete --skills.skill-space.size 24 --behaviours.steps 30000
     python experiments/domains/humanoid.py runs/humanoid-gaits-seed* --agents DIR
 
 Every skill is held for up to 1,000 steps (15 s) from 16 resets. `survival` is how many of them it stood: the median of
 all rollouts, and of the skills' medians the least and how many reach 500. A classifier, fitted on labelled windows of
 the data, says which gait each window of a rollout shows; a gait is shown where it fills more than half of the windows
 of some skill. Velocities, in m/s, are those of the body's own frame after the first 100 steps, the mean of a skill's
-rollouts; `forward` is the greatest of all skills, and so on; `turning` is in rad/s. With `--agents` the gaits
-themselves are held from the same resets, without noise (policy `gaits`): what imitation could reach.
+rollouts; `forward` is the greatest of all skills, and so on; `turning` is in rad/s. `switches_stood` is the share of
+switches, from each skill after 150 steps to a random other one, after which the body stands for 300 more. With
+`--agents` the gaits themselves are held from the same resets, without noise (policy `gaits`): what imitation could
+reach.
 """
 
 from __future__ import annotations
@@ -19,7 +21,7 @@ import argparse
 import csv
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -38,6 +40,7 @@ from didi_gym.data.generators.humanoid import whole_observation
 from didi_gym.evaluation.rollouts import Rollout, SkillSimulator, Start, make_data_env
 
 STEPS, ROLLOUTS, ENOUGH = 1000, 16, 500
+BEFORE, AFTER = 150, 300  # a switch
 FILE = "domains-humanoid.csv"
 COLUMNS = ("policy", "seed", "device", "measure", "value")
 
@@ -46,11 +49,14 @@ def measure(policy: SkillPolicy, dataset: TrajectoryDataset) -> dict[str, float]
     """What the skills of a policy do in the simulator, held from resets."""
     simulator = SkillSimulator(policy, make_data_env(policy))
     starts = resets(simulator)
-    held = [
-        [simulator.hold(simulator.visit(start), skill, STEPS) for start in starts]
-        for skill in np.eye(policy.skill_space.size, dtype=np.float32)
-    ]
-    return {"skills": len(held), **describe(held, dataset, seconds=simulator.env.unwrapped.dt)}  # type: ignore[attr-defined]
+    skills = np.eye(policy.skill_space.size, dtype=np.float32)
+
+    def hold(skill: int, state: np.ndarray, steps: int) -> Rollout:
+        return simulator.hold(state, skills[skill], steps)
+
+    held = [[hold(skill, simulator.visit(start), STEPS) for start in starts] for skill in range(len(skills))]
+    found = {"skills": len(held), **describe(held, dataset, seconds=simulator.env.unwrapped.dt)}  # type: ignore[attr-defined]
+    return {**found, "switches_stood": switches_stood(hold, simulator, len(skills))}
 
 
 def measure_gaits(policy: SkillPolicy, dataset: TrajectoryDataset, agents: Path) -> dict[str, float]:
@@ -58,18 +64,35 @@ def measure_gaits(policy: SkillPolicy, dataset: TrajectoryDataset, agents: Path)
     simulator = SkillSimulator(policy, make_data_env(policy))
     starts, known = resets(simulator), {agent.name: agent for agent in read_folder(agents, "Humanoid")}
     names = read_labels(str(dataset.dataset_id)).names
-    held = [[run(simulator, known[name], start) for start in starts] for name in names]
-    return {"gaits": len(held), **describe(held, dataset, seconds=simulator.env.unwrapped.dt)}  # type: ignore[attr-defined]
+
+    def hold(gait: int, state: np.ndarray, steps: int) -> Rollout:
+        return run(simulator, known[names[gait]], state, steps)
+
+    held = [[hold(gait, simulator.visit(start), STEPS) for start in starts] for gait in range(len(names))]
+    found = {"gaits": len(held), **describe(held, dataset, seconds=simulator.env.unwrapped.dt)}  # type: ignore[attr-defined]
+    return {**found, "switches_stood": switches_stood(hold, simulator, len(names))}
 
 
 def resets(simulator: SkillSimulator) -> list[Start]:
     return simulator.random_starts(ROLLOUTS, np.random.default_rng(0), burn_in=0)
 
 
-def run(simulator: SkillSimulator, agent: ArrayPolicy, start: Start) -> Rollout:
-    states, actions, terminated = [simulator.visit(start)], [], False
+def switches_stood(hold: Callable[[int, np.ndarray, int], Rollout], simulator: SkillSimulator, skills: int) -> float:
+    """Share of switches to a random other skill that the body stands, of those from a skill that stood until then."""
+    rng, stood = np.random.default_rng(1), []
+    for first in range(skills):
+        for start in resets(simulator):
+            second = int(rng.choice([skill for skill in range(skills) if skill != first]))
+            before = hold(first, simulator.visit(start), BEFORE)
+            if not before.terminated:
+                stood.append(not hold(second, before.states[-1], AFTER).terminated)
+    return float(np.mean(stood)) if stood else 0.0
+
+
+def run(simulator: SkillSimulator, agent: ArrayPolicy, state: np.ndarray, steps: int) -> Rollout:
+    states, actions, terminated = [state], [], False
     low, high = simulator.env.action_space.low, simulator.env.action_space.high  # type: ignore[attr-defined]
-    while len(actions) < STEPS and not terminated:
+    while len(actions) < steps and not terminated:
         action = agent(whole_observation(simulator.env)[None], np.array([len(actions)]))[0].clip(low, high)
         observation, _, terminated, _, _ = simulator.env.step(action.astype(np.float32))
         states.append(np.asarray(observation, np.float32))
