@@ -132,24 +132,62 @@ def heldout_table(rows: list[Row]) -> str:
     return table(["data set", "skills", "seed", "of the default gradient steps", "horizon found", "measured"], lines)
 
 
-FIGURES = {  # measures of domains, in words
-    "moved": "rollouts that move the block 10 cm",
-    "moved_5cm": "rollouts that move the block 5 cm",
-    "directions": "directions of 8 that the block is pushed in",
-    "entropy": "entropy of those directions, over its maximum",
-    "direction_error": "error of direction, degrees",
-    "real_over_planned": "executed / planned spread",
-    "fidelity": "rollouts like the data",
+_GAITS = {
+    "behaviours": "behaviours in the data",
+    "recovered": "of these recovered from resets",
+    "survival_of_own": "their survival over the behaviours' own",
+    "held_information_share": "information when held, of its ceiling",
+}
+DOMAINS = {  # what is shown of each policy's measures, and in which words; the CSV files have all
+    "ant-velocities": {
+        "speed_at_0": "speed at length 0, m/s",
+        "speed_at_0.5": "speed at length 0.5, m/s",
+        "speed_at_1": "speed at length 1, m/s",
+        "direction_error": "largest error of eight directions, degrees",
+        "falls": "rollouts of 15 s that fall",
+        "real_over_planned": "executed / planned spread",
+    },
+    "humanoid-gaits": {
+        "gaits_shown": "gaits shown, of 15 in the data",
+        "survival": "steps stood, of 1,000 (median of all rollouts)",
+        "skills_that_survive": "skills that mostly stand for 500 steps, of 15",
+        "forward": "fastest forwards, m/s",
+        "backward": "backwards, m/s",
+        "left": "to the left, m/s",
+        "right": "to the right, m/s",
+    },
+    "walker2d-gaits": _GAITS,
+    "hopper-gaits": _GAITS,
+    "push": {
+        "moved": "rollouts that move the block 10 cm",
+        "directions": "directions in which some skill mostly does, of 8",
+        "direction_error": "mean error of direction, degrees",
+        "entropy": "entropy of the directions, of its maximum",
+        "real_over_planned": "executed / planned spread",
+    },
+    "swimmer-directions": {
+        "headings": "skills that go their own way, of 8",
+        "resultant": "mean resultant length of their directions",
+        "smallest_angle": "smallest angle between neighbours, of 45 degrees",
+        "real_over_planned": "executed / planned spread",
+    },
+    "kitchen": {
+        "held_subtasks": "subtasks that a held skill does from resets, of 7",
+        "sequence_subtasks": "subtasks that the best sequence of skills does in one episode",
+        "sequence_least": "the least of these in ten fresh resets",
+        "purity": "purity of the skills found",
+    },
 }
 
 
 def domains_table(rows: list[Row]) -> str:
     """What skills do in each domain, a figure a line, by training seed."""
     lines = []
-    for policy, name in dict.fromkeys((r["policy"], r["measure"]) for r in rows):
-        own = sorted(select(rows, policy=policy, measure=name), key=lambda r: r["seed"])
-        title = FIGURES.get(name, name.replace("_", " "))
-        lines.append([f"`{policy}`", title, " / ".join(r["value"] for r in own)])
+    for policy, shown in DOMAINS.items():
+        for name, words in shown.items():
+            own = sorted(select(rows, policy=policy, measure=name), key=lambda r: int(r["seed"]))
+            if own:
+                lines.append([f"`{policy}`", words, " / ".join(f"{number(r, 'value'):.3g}" for r in own)])
     return table(["policy", "measured", "by training seed"], lines)
 
 
