@@ -180,6 +180,10 @@ DOMAINS = {  # what is shown of each policy's measures, and in which words; the 
 }
 
 
+def _short(value: float) -> str:
+    return f"{value:,.0f}" if value >= 1000 else f"{round(value, 3):.3g}"
+
+
 def domains_table(rows: list[Row]) -> str:
     """What skills do in each domain, a figure a line, by training seed."""
     lines = []
@@ -187,7 +191,7 @@ def domains_table(rows: list[Row]) -> str:
         for name, words in shown.items():
             own = sorted(select(rows, policy=policy, measure=name), key=lambda r: int(r["seed"]))
             if own:
-                lines.append([f"`{policy}`", words, " / ".join(f"{number(r, 'value'):.3g}" for r in own)])
+                lines.append([f"`{policy}`", words, " / ".join(_short(number(r, "value")) for r in own)])
     return table(["policy", "measured", "by training seed"], lines)
 
 

@@ -118,9 +118,9 @@ class SkillConfig:
     """Plans that make up one trajectory in training, drawn from these per batch: plans are trained as they are
     executed, each to its first part. 1 is the paper's single pass; `consistency="joint"` always has one."""
     replan_every: Count | None = None
-    """Environment steps that a finished policy executes of each plan, recorded in its `config.json`; default 1. Where
-    there are several ways to one place (round a block on either side), a new plan at every step can waver between them,
-    which none of the plans of training did: then the horizon over the largest of `plans` suits."""
+    """Environment steps that a finished policy executes of each plan, recorded in its `config.json`; default: the fewest
+    that were trained, the horizon over the largest of `plans` (1 with `consistency="joint"`). Where there are several
+    ways to one place (round a block on either side), a new plan at every step can waver between them."""
     diversity_weight: Weight = 1.0
     """Weight of the mutual-information lower bound."""
     residual_target: Weight = 0.6
@@ -149,6 +149,12 @@ class SkillConfig:
         low, high = self.noise_range
         if not 0 <= low < high <= 1:
             raise ValueError(f"noise_range must satisfy 0 <= low < high <= 1, got {self.noise_range}")
+
+    def executed(self, horizon: int) -> int:
+        """Environment steps of each plan that a policy for `horizon` steps executes."""
+        if self.replan_every is not None:
+            return self.replan_every
+        return 1 if self.consistency == "joint" else max(horizon // max(self.plans), 1)
 
     @property
     def discriminator_sizes(self) -> dict[str, Any]:
