@@ -118,9 +118,9 @@ class SkillConfig:
     """Plans that make up one trajectory in training, drawn from these per batch: plans are trained as they are
     executed, each to its first part. 1 is the paper's single pass; `consistency="joint"` always has one."""
     replan_every: Count | None = None
-    """Environment steps that a finished policy executes of each plan, recorded in its `config.json`; default: the fewest
-    that were trained, the horizon over the largest of `plans` (1 with `consistency="joint"`). Where there are several
-    ways to one place (round a block on either side), a new plan at every step can waver between them."""
+    """Environment steps that a finished policy executes of each plan, recorded in its `config.json`; default: the
+    fewest that were trained, the horizon over the largest of `plans` (1 with `consistency="joint"`). Where there are
+    several ways to one place (round a block on either side), a new plan at every step can waver between them."""
     diversity_weight: Weight = 1.0
     """Weight of the mutual-information lower bound."""
     residual_target: Weight = 0.6
