@@ -1,9 +1,11 @@
 r"""How long do the humanoid's skills walk, how many of its gaits do they show, and which ways do they go?
 
     didi-gym data humanoid-gaits --agents DIR
-    didi-gym train --dataset didi/humanoid-gaits-v0 --output runs/humanoid-gaits-seed0 --seed 0 \
+    didi-gym train --dataset didi/humanoid-gaits-v0 --output runs/humanoid-gaits --seed 0 \
         --skills.skill-space.kind discrete --skills.skill-space.size 24 --behaviours.steps 30000
-    python experiments/domains/humanoid.py runs/humanoid-gaits-seed* --agents DIR
+    python experiments/domains/humanoid.py runs/humanoid-gaits --agents DIR
+
+The rows `humanoid-gaits-14k` are those of the default number of steps.
 
 Every skill is held for up to 1,000 steps (15 s) from 16 resets. `survival` is how many of them it stood: the median of
 all rollouts, and of the skills' medians the least and how many reach 500. A classifier, fitted on labelled windows of
