@@ -22,8 +22,12 @@ EPISODE_STEPS = 2_000
 """Longest episode: all seven subtasks fit in."""
 NOISE = (*(0.05,) * 7, *(0.01,) * 2)
 """Standard deviations of the Gaussian noise on actions, which lie in -1..1: with less on the fingers, grips hold."""
-PACES = (1.0, 1.8)
+PACES = (1.1, 1.6)
 """The speeds of a subtask are multiplied by a number between these."""
+SHOVES, SHOVE_STEPS = 1 / 40, (3, 8)
+"""Chance per step that the hand is shoved off its path, and for how many steps: the data shows how it comes back."""
+SHOVE_SPEEDS = (0.15, 0.04)
+"""Speeds of a shove, m/s: between objects, and at one."""
 CHAIN = (4, 7)
 """Least and greatest number of subtasks in an episode."""
 LEFT_HOMING = (0.02, 0.2)
@@ -91,7 +95,7 @@ def collect_kitchen(
     require_writable(dataset_id, overwrite=overwrite)
     with progress_of("kitchen", steps, progress) as report, ordered_map(processes) as run:
         episodes = cook(seed, steps=steps, longest=min(EPISODE_STEPS, steps), run=run, report=report)
-    settings = {"noise": NOISE, "paces": PACES, "seed": seed, "steps": steps}
+    settings = {"noise": NOISE, "paces": PACES, "shoves": SHOVES, "seed": seed, "steps": steps}
     return write_dataset(
         dataset_id,
         episodes,
@@ -141,8 +145,15 @@ def cook_episode(longest: int, seed: int) -> Episode:
     for subtask in chain:
         for behaviour in (SUBTASKS.index(subtask), len(SUBTASKS)):
             follower, enough = _plan(arm, behaviour, rng)
+            shove, left = np.zeros(3), 0
             while len(actions) < longest and not (follower.done or (enough is not None and follower.left < enough)):
-                action = np.clip(follower.act() + np.array(NOISE) * rng.standard_normal(9), -1, 1)
+                if left == 0 and rng.random() < SHOVES:
+                    way = rng.standard_normal(3)
+                    shove = way / np.linalg.norm(way) * SHOVE_SPEEDS[not follower.free]
+                    left = int(rng.integers(*SHOVE_STEPS))
+                acted = follower.shoved(shove) if left else follower.act()
+                left = max(left - 1, 0)
+                action = np.clip(acted + np.array(NOISE) * rng.standard_normal(9), -1, 1)
                 observation, reward, _, _, info = env.step(action)
                 recorded.append(_copied(observation))
                 actions.append(action)

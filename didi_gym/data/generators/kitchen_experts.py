@@ -130,6 +130,15 @@ class Follower:
         """Distance to the next point, m."""
         return float(np.linalg.norm(self._path[self._next].place - self._arm.hand))
 
+    @property
+    def free(self) -> bool:
+        """Whether the hand is between objects now."""
+        return self._path[self._next].speed == FREE
+
+    def shoved(self, velocity: np.ndarray) -> np.ndarray:
+        """An action `(9,)` that moves the hand at a velocity (3,) in m/s off its path."""
+        return self._arm.action(velocity, self._path[self._next].fingers)
+
     def act(self) -> np.ndarray:
         """The next action `(9,)`."""
         aim, hand = self._path[self._next], self._arm.hand
