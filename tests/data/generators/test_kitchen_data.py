@@ -29,7 +29,7 @@ def test_each_expert_does_its_subtask_and_no_other_and_goes_home(subtask: str) -
         *_, info = env.step(follower.act())
         steps += 1
     assert info["episode_task_completions"] == [subtask] and steps < 200
-    follower = Follower(arm, go_home(arm, np.zeros(3)), pace=1.5)
+    follower = Follower(arm, go_home(arm, np.zeros(3), 0.0), pace=1.5)
     while not follower.done:
         *_, info = env.step(follower.act())
     assert np.linalg.norm(arm.hand - HOME_POINT) < 0.03
