@@ -11,7 +11,7 @@ import numpy as np
 from didi_gym.core.layout import Layout, ObservationSource
 from didi_gym.core.progress import Report
 from didi_gym.core.progress import progress as progress_of
-from didi_gym.data.generators.kitchen_experts import EXPERTS, HOME, SUBTASKS, Arm, Follower, go_home
+from didi_gym.data.generators.kitchen_experts import CLOSED, EXPERTS, FINGERS, HOME, SUBTASKS, Arm, Follower, go_home
 from didi_gym.data.generators.parallel import OrderedMap, ordered_map
 from didi_gym.data.generators.parts import resumable
 from didi_gym.data.labels import LABEL, Measured, to_metadata
@@ -23,8 +23,14 @@ EPISODE_STEPS = 2_000
 """Longest episode: all seven subtasks fit in."""
 NOISE = (*(0.05,) * 7, *(0.01,) * 2)
 """Standard deviations of the Gaussian noise on actions, which lie in -1..1: with less on the fingers, grips hold."""
-PACES = (1.0, 1.8)
+PACES = (1.1, 1.6)
 """The speeds of a subtask are multiplied by a number between these."""
+SHOVES, SHOVE_STEPS = 1 / 30, (3, 8)
+"""Chance per step that the hand is shoved off its path, and for how many steps: the data shows how it comes back."""
+SHOVE_SPEEDS = (0.15, 0.04)
+"""Speeds of a shove, m/s: between objects, and at one."""
+ATTEMPTS = 3
+"""How often an expert tries that misses."""
 CHAIN = (4, 7)
 """Least and greatest number of subtasks in an episode."""
 LEFT_HOMING = (0.02, 0.2)
@@ -95,6 +101,8 @@ def collect_kitchen(
             seed, steps=steps, longest=min(EPISODE_STEPS, steps), run=resumable(run, dataset_id), report=report
         )
     settings = {"noise": NOISE, "paces": PACES, "seed": seed, "steps": steps}
+        episodes = cook(seed, steps=steps, longest=min(EPISODE_STEPS, steps), run=run, report=report)
+    settings = {"noise": NOISE, "paces": PACES, "shoves": SHOVES, "seed": seed, "steps": steps}
     return write_dataset(
         dataset_id,
         episodes,
@@ -141,16 +149,30 @@ def cook_episode(longest: int, seed: int) -> Episode:
     labels: list[int] = []
     chain = _draw_chain(rng)
     tried = []
+
+    def follow(behaviour: int, follower: Follower, enough: float) -> None:
+        nonlocal observation, info
+        shove, left = np.zeros(3), 0
+        while len(actions) < longest and not (follower.done or follower.left < enough):
+            if left == 0 and rng.random() < SHOVES:
+                way = rng.standard_normal(3)
+                shove = way / np.linalg.norm(way) * SHOVE_SPEEDS[not follower.free]
+                left = int(rng.integers(*SHOVE_STEPS))
+            acted = follower.shoved(shove) if left else follower.act()
+            left = max(left - 1, 0)
+            action = np.clip(acted + np.array(NOISE) * rng.standard_normal(9), -1, 1)
+            observation, reward, _, _, info = env.step(action)
+            recorded.append(_copied(observation))
+            actions.append(action)
+            rewards.append(float(reward))
+            labels.append(behaviour)
+
     for subtask in chain:
-        for behaviour in (SUBTASKS.index(subtask), len(SUBTASKS)):
-            follower, enough = _plan(arm, behaviour, rng)
-            while len(actions) < longest and not (follower.done or (enough is not None and follower.left < enough)):
-                action = np.clip(follower.act() + np.array(NOISE) * rng.standard_normal(9), -1, 1)
-                observation, reward, _, _, info = env.step(action)
-                recorded.append(_copied(observation))
-                actions.append(action)
-                rewards.append(float(reward))
-                labels.append(behaviour)
+        doing, attempts = SUBTASKS.index(subtask), 0
+        while attempts < ATTEMPTS and subtask not in info["episode_task_completions"]:
+            follow(doing, *_plan(arm, subtask, rng))
+            attempts += 1
+        follow(len(SUBTASKS), *_plan_home(arm, subtask, rng))
         if len(actions) < longest:
             tried.append(subtask)
     completed = [name for name in tried if name in info["episode_task_completions"]]
@@ -182,16 +204,17 @@ def measure(episodes: Sequence[Episode]) -> tuple[Measured, ...]:
     )
 
 
-def _plan(arm: Arm, behaviour: int, rng: np.random.Generator) -> tuple[Follower, float | None]:
-    """What leads the hand through a behaviour, and the distance in m from its end that is near enough, if any is."""
-    pace = float(rng.uniform(*PACES))
-    if behaviour == len(SUBTASKS):
-        path = go_home(arm, rng.uniform(-AROUND_HOME, AROUND_HOME, 3))
-        return Follower(arm, path, pace), float(rng.uniform(*LEFT_HOMING))
-    subtask = SUBTASKS[behaviour]
+def _plan(arm: Arm, subtask: str, rng: np.random.Generator) -> tuple[Follower, float]:
+    """What leads the hand through a subtask, to the end of its path."""
     path = EXPERTS[subtask](arm, rng.uniform(-1, 1, 3) * OFFSETS[subtask])
     path[0] = path[0].moved(rng.uniform(-AROUND_APPROACH, AROUND_APPROACH, 3))
-    return Follower(arm, path, pace), None
+    return Follower(arm, path, float(rng.uniform(*PACES))), -1.0
+
+
+def _plan_home(arm: Arm, subtask: str, rng: np.random.Generator) -> tuple[Follower, float]:
+    """What leads the hand home after a subtask, and the distance from there in m that is near enough."""
+    path = go_home(arm, rng.uniform(-AROUND_HOME, AROUND_HOME, 3), FINGERS.get(subtask, CLOSED))
+    return Follower(arm, path, float(rng.uniform(*PACES))), float(rng.uniform(*LEFT_HOMING))
 
 
 def _copied(observation: Any) -> Any:

@@ -25,12 +25,13 @@ OPEN, CLOSED = 0.04, 0.0
 FREE, TOUCHING = 0.16, 0.09
 """Speeds of the hand, m/s: between objects, and where it moves one."""
 
+_BURNER = 0.708  # m, where the kettle's handle is along y when it stands on the burner behind
 _REACHED = 0.012  # m from a point at which the next is headed for
 _PATIENCE = 3.0  # times the time that a stretch should take, after which the next point is headed for all the same
 _ARM = 7  # joints; two fingers come after
 _DAMPING = 0.02  # of the least squares
 _TURNING = 0.1  # m/rad, weight of the hand's orientation beside its place
-_STIFFNESS = 4.0  # 1/s, by which the hand returns to its path and its orientation
+_STIFFNESS = 5.0  # 1/s, by which the hand returns to its path and its orientation
 _POSTURE = 1.0  # 1/s, by which the arm returns to its usual posture where that does not move the hand
 _SETTLING = 6.0  # m/s of speed per m that is left: the hand slows down before a point where it stops
 _MARGIN = 0.01  # rad from its limit at which a joint does not go on
@@ -130,6 +131,15 @@ class Follower:
         """Distance to the next point, m."""
         return float(np.linalg.norm(self._path[self._next].place - self._arm.hand))
 
+    @property
+    def free(self) -> bool:
+        """Whether the hand is between objects now."""
+        return self._path[self._next].speed == FREE
+
+    def shoved(self, velocity: np.ndarray) -> np.ndarray:
+        """An action `(9,)` that moves the hand at a velocity (3,) in m/s off its path."""
+        return self._arm.action(velocity, self._path[self._next].fingers)
+
     def act(self) -> np.ndarray:
         """The next action `(9,)`."""
         aim, hand = self._path[self._next], self._arm.hand
@@ -156,11 +166,11 @@ Expert = Callable[[Arm, np.ndarray], list[Waypoint]]
 """(arm, offset of the hand (3,) in m) -> a path from anywhere near home, through the subtask, and off the object."""
 
 
-def _turn_knob(site: str) -> Expert:
-    radius, beside, begin, end = 0.034, 0.032, 0.0, 1.25
+def _turn_knob(site: str, joint: str) -> Expert:
+    radius, beside, end = 0.034, 0.032, 1.25
 
     def plan(arm: Arm, offset: np.ndarray) -> list[Waypoint]:
-        middle = arm.site(site) + offset
+        middle, begin = arm.site(site) + offset, -arm.joint(joint)[1]
 
         def contact(angle: float) -> np.ndarray:
             out, across = np.array([np.sin(angle), 0, np.cos(angle)]), np.array([np.cos(angle), 0, -np.sin(angle)])
@@ -202,10 +212,10 @@ def _slide(arm: Arm, offset: np.ndarray) -> list[Waypoint]:
 
 
 def _pull(site: str, joint: str, angle: float, points: int) -> Expert:
-    """Take hold of an upright handle and pull it round its hinge, by `angle` in rad."""
+    """Take hold of an upright handle and pull it round its hinge, to `angle` in rad."""
 
     def plan(arm: Arm, offset: np.ndarray) -> list[Waypoint]:
-        handle, (hinge, _) = arm.site(site), arm.joint(joint)
+        handle, (hinge, opened) = arm.site(site), arm.joint(joint)
         handle[2] += offset[2]
         hinge[2] = handle[2]
         grip = np.array([offset[0], -0.02 + min(offset[1], 0), 0])  # fingertips reach beyond the hand
@@ -214,7 +224,7 @@ def _pull(site: str, joint: str, angle: float, points: int) -> Expert:
             x, y, z = handle - hinge
             return hinge + np.array([x * np.cos(turn) - y * np.sin(turn), x * np.sin(turn) + y * np.cos(turn), z])
 
-        arc = [Waypoint(round_hinge(turn) + grip, TOUCHING) for turn in np.linspace(0, angle, points)[1:]]
+        arc = [Waypoint(round_hinge(turn) + grip, TOUCHING) for turn in np.linspace(0, angle - opened, points)[1:]]
         off = arc[-1].place
         return [
             Waypoint(handle + grip + np.array([0, -0.16, 0]), fingers=OPEN),
@@ -231,7 +241,8 @@ def _pull(site: str, joint: str, angle: float, points: int) -> Expert:
 def _carry_kettle(arm: Arm, offset: np.ndarray) -> list[Waypoint]:
     """Lift the kettle by its handle with the fingers a little apart, and set it down on the burner behind."""
     handle = arm.site("kettle_site") + offset
-    low, lifted, ahead = np.array([0, 0, -0.085]), np.array([0, 0, 0.01]), np.array([0, 0.36, 0])
+    low, lifted = np.array([0, 0, -0.085]), np.array([0, 0, 0.01])
+    ahead = np.array([0, _BURNER - handle[1], 0])
     under, apart = handle + np.array([0, -0.005, 0]), 0.02
     return [
         Waypoint(np.array([handle[0], 0.1, HOME_POINT[2] - 0.1]), fingers=apart),
@@ -246,8 +257,8 @@ def _carry_kettle(arm: Arm, offset: np.ndarray) -> list[Waypoint]:
 
 
 EXPERTS: dict[str, Expert] = {
-    "bottom burner": _turn_knob("knob2_site"),
-    "top burner": _turn_knob("knob4_site"),
+    "bottom burner": _turn_knob("knob2_site", "knob_Joint_2"),
+    "top burner": _turn_knob("knob4_site", "knob_Joint_4"),
     "light switch": _press_switch,
     "slide cabinet": _slide,
     "hinge cabinet": _pull("hinge_site2", "right_hinge_cabinet", 1.42, 7),
@@ -256,6 +267,10 @@ EXPERTS: dict[str, Expert] = {
 }
 
 
-def go_home(arm: Arm, offset: np.ndarray) -> list[Waypoint]:
-    """Back to where the hand is after a reset."""
-    return [Waypoint(HOME_POINT + offset)]
+FINGERS = {"hinge cabinet": OPEN, "microwave": OPEN, "kettle": 0.02}
+"""Where the fingers are on the way to and from an object, m; closed for the others."""
+
+
+def go_home(arm: Arm, offset: np.ndarray, fingers: float) -> list[Waypoint]:
+    """Back to where the hand is after a reset, with the fingers as they were."""
+    return [Waypoint(HOME_POINT + offset, fingers=fingers)]

@@ -1,10 +1,12 @@
 import builtins
+import warnings
 from typing import Any
 
 import numpy as np
 import pytest
 
-from didi_gym import TrajectoryDataset
+import didi_gym
+from didi_gym import SkillSpace, TrajectoryDataset
 from didi_gym.data import read_labels
 
 pytest.importorskip("gymnasium_robotics")
@@ -13,6 +15,7 @@ from didi_gym.data.generators import kitchen
 from didi_gym.data.generators.kitchen import BEHAVIOURS, collect_kitchen, cook
 from didi_gym.data.generators.kitchen_experts import EXPERTS, HOME_POINT, SUBTASKS, Arm, Follower, go_home
 from didi_gym.data.generators.parallel import ordered_map
+from tests.examples import random_policy
 
 
 @pytest.mark.parametrize("subtask", SUBTASKS)
@@ -26,7 +29,7 @@ def test_each_expert_does_its_subtask_and_no_other_and_goes_home(subtask: str) -
         *_, info = env.step(follower.act())
         steps += 1
     assert info["episode_task_completions"] == [subtask] and steps < 200
-    follower = Follower(arm, go_home(arm, np.zeros(3)), pace=1.5)
+    follower = Follower(arm, go_home(arm, np.zeros(3), 0.0), pace=1.5)
     while not follower.done:
         *_, info = env.step(follower.act())
     assert np.linalg.norm(arm.hand - HOME_POINT) < 0.03
@@ -64,6 +67,18 @@ def test_the_layout_keeps_the_joints_and_all_objects_of_subtasks() -> None:
     places.remove(9 + 20)  # the left door, whose goal is to stay closed
     assert set(range(18)) | places <= set(kept) and len(kept) == 49
     assert {kept[i] for i in layout.features} == {*range(9), *places}
+
+
+def test_the_kitchen_runs_on_skills_that_read_its_observations() -> None:
+    policy = random_policy(
+        kitchen.kitchen_layout(), low=[-1.0] * 9, high=[1.0] * 9, skill_space=SkillSpace("discrete", 8)
+    )
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", ".*share an object")  # the environment's own
+        env = didi_gym.make("FrankaKitchen-v1", policy, device="cpu")
+        observation, _ = env.reset(seed=0)
+        _, _, _, _, info = env.step(3)
+    assert set(observation) == {"observation", "achieved_goal", "desired_goal"} and info["skill_length"] > 0
 
 
 def test_the_top_burner_comes_before_the_hinge_cabinet() -> None:
