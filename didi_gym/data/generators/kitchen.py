@@ -100,8 +100,6 @@ def collect_kitchen(
         episodes = cook(
             seed, steps=steps, longest=min(EPISODE_STEPS, steps), run=resumable(run, dataset_id), report=report
         )
-    settings = {"noise": NOISE, "paces": PACES, "seed": seed, "steps": steps}
-        episodes = cook(seed, steps=steps, longest=min(EPISODE_STEPS, steps), run=run, report=report)
     settings = {"noise": NOISE, "paces": PACES, "shoves": SHOVES, "seed": seed, "steps": steps}
     return write_dataset(
         dataset_id,
