@@ -9,7 +9,9 @@ are held from the same 16 resets for 50 steps, which is the environment's own li
 moves it into, so far, in more than half of its rollouts; `entropy`: of the octants into which it moves by 5 cm or more,
 over all rollouts and over log 8; `direction_error`: mean angle in degrees, of those rollouts, between the direction
 that the skill means and that of the block; `consistency`: mean length of the mean direction of a skill's rollouts.
-`real_over_planned` compares the spread of the block over skills in the simulator with the imagined one.
+`real_over_planned` compares the spread of the block over skills in the simulator, in one horizon from the resets, with
+the imagined one; `real_over_planned_later` does so after up to 64 steps of random skills, where the block often is where
+the arm does not reach.
 """
 
 from __future__ import annotations
@@ -18,6 +20,8 @@ import numpy as np
 from held import direction_errors, main, octants, rollouts, unit
 
 from didi_gym import SkillPolicy, TrajectoryDataset, evaluate_skills
+from didi_gym.evaluation.metrics import skill_spread
+from didi_gym.evaluation.rollouts import Rollout
 
 SKILLS, STEPS = 16, (50, 100)
 FAR, AT_ALL = 0.1, 0.05  # m
@@ -26,13 +30,35 @@ FAR, AT_ALL = 0.1, 0.05  # m
 def measure(policy: SkillPolicy, dataset: TrajectoryDataset) -> dict[str, float]:
     """What the skills of a policy do with the block, held from resets."""
     held, feature = rollouts(policy, SKILLS, max(STEPS)), list(policy.config.layout.features)
-    report, _ = evaluate_skills(policy, dataset=dataset, held_episodes=1, hold=1, progress=False)
-    found = {"real_over_planned": report.spread_ratio, "fidelity": report.fidelity, "probe": report.probe}
+    report, _ = evaluate_skills(policy, dataset=dataset, starts=16, held_episodes=1, hold=1, progress=False)
+    found = {
+        "real_over_planned": skill_spread(changes(held, policy)) / skill_spread(imagined(held, policy)),
+        "real_over_planned_later": report.spread_ratio,
+        "fidelity": report.fidelity,
+        "probe": report.probe,
+    }
     for steps in STEPS:
         places = np.array([[r.states[[0, steps]][:, feature] for r in row] for row in held])
         name = "" if steps == STEPS[0] else f"_{steps}"
         found |= {f"{key}{name}": value for key, value in describe(policy, places[:, :, 1] - places[:, :, 0]).items()}
     return found
+
+
+def changes(held: list[list[Rollout]], policy: SkillPolicy) -> np.ndarray:
+    """How the features have changed at the end of the first horizon, `(resets, skills, features)`."""
+    feature, last = list(policy.config.layout.features), policy.config.horizon - 1
+    return np.array([[r.states[last, feature] - r.states[0, feature] for r in row] for row in held]).swapaxes(0, 1)
+
+
+def imagined(held: list[list[Rollout]], policy: SkillPolicy) -> np.ndarray:
+    """The same, as the policy's dynamics model imagines it."""
+    config, grid = policy.config, policy.skill_space.grid(len(held))
+    first = np.array([[r.states[0] for r in row] for row in held]).swapaxes(0, 1)  # (resets, skills, state_dim)
+    plans = [
+        policy.plan(states[:, list(config.layout.policy_inputs)], grid, replan_every=config.replan_every).observations
+        for states in first
+    ]
+    return np.array([plan[:, -1] - plan[:, 0] for plan in plans if plan is not None])[..., list(config.layout.features)]
 
 
 def describe(policy: SkillPolicy, moves: np.ndarray) -> dict[str, float]:

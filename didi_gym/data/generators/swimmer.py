@@ -32,7 +32,7 @@ STIFFNESS, DAMPING = 2.0, 0.2
 """PD gains of the joints: action per rad, and per rad a second."""
 MAX_NOISE = 0.2
 """An episode's action noise has a standard deviation drawn between 0 and this."""
-SWITCH_PROBABILITY = 1 / 100
+SWITCH_PROBABILITY = 1 / 40
 """Chance per step that another way of swimming begins."""
 
 
