@@ -34,6 +34,7 @@ from methods.recorded import the_behaviours
 from torch.nn import functional as F
 
 from didi_gym import SkillPolicy, TrajectoryDataset
+from didi_gym.core.frames import localize
 from didi_gym.data import read_labels
 from didi_gym.data.windows import describe_windows
 from didi_gym.evaluation.report import fidelity
@@ -49,7 +50,7 @@ class Judge:
     """Says which behaviour windows of states and actions show, from labelled data."""
 
     def __init__(self, dataset: TrajectoryDataset, labels: np.ndarray) -> None:
-        self._read = list(dataset.layout.policy_inputs)
+        self._layout = dataset.layout
         signals = self._join(dataset.observations, dataset.actions)
         self._mean, self._std = signals.mean(0), np.maximum(signals.std(0), 1e-6)
         signals = self._normal(signals)
@@ -84,7 +85,8 @@ class Judge:
             return self._net(torch.as_tensor((features - self._center) / self._scale)).argmax(1).numpy()
 
     def _join(self, states: np.ndarray, actions: np.ndarray) -> np.ndarray:
-        return np.concatenate([states[:, self._read], actions], axis=1)
+        own = localize(states[:, None], self._layout)[0][:, 0]  # the same whatever way a body faces
+        return np.concatenate([own[:, list(self._layout.policy_inputs)], actions], axis=1)
 
     def _normal(self, signals: np.ndarray) -> np.ndarray:
         return ((signals - self._mean) / self._std).astype(np.float32)

@@ -1,15 +1,10 @@
 r"""Do the default settings serve data that they were not developed on?
 
-    python experiments/heldout.py walker2d --agents DIR --seeds 0 1 2
-    python experiments/heldout.py push swimmer swimmer-heading lander --seeds 0
+    python experiments/heldout.py push swimmer lander --seeds 0 1 2
 
 Each domain's data set is made here where it is not on this disk (`heldout/NAME-v0`), trained on with default settings,
 and measured on rollouts of skills that are held from resets:
 
-- `walker2d`: a mixture of twelve policies, plain arrays in DIR; discrete skills, 12 clusters, the default; `--clusters`
-  changes that. A behaviour is
-  `recovered` where a skill mostly shows it, as a classifier of labelled windows says, goes on for 300 steps at least
-  .75 times as often as the behaviour itself, and then has its speed within 25 %.
 - `push`: scripted pushes of the block in 8 directions on FetchPush; continuous skills, with the one layout that is not
   the default: skills must differ in where the block is. `moved`: share of rollouts of 50 steps that move it more than
   5 cm. `directions`: octants into which some of 16 skills moves it so far in more than half of its rollouts.
@@ -36,26 +31,22 @@ import gymnasium as gym
 import numpy as np
 import torch
 from domains.held import octants, rollouts, unit
-from gait_recovery import Judge
 from rows import RESULTS, read
 
-from didi_gym import SkillConfig, SkillPolicy, SkillSpace, TrainConfig, TrajectoryDataset, evaluate_skills, train
+from didi_gym import SkillPolicy, TrainConfig, TrajectoryDataset, evaluate_skills, train
 from didi_gym.core.layout import Layout, LayoutChoice
-from didi_gym.data import DatasetError, Episode, collect_from_agents, read_labels, write_dataset
+from didi_gym.data import DatasetError, Episode, write_dataset
 from didi_gym.data.generators.agents import agents_layout
-from didi_gym.data.generators.behaviours import ArrayPolicy, read_folder
-from didi_gym.evaluation.rollouts import Rollout, SkillSimulator, Start, make_data_env
 from didi_gym.training.pipeline import hold_out
 
 FILE = "heldout.csv"
-KEY = ("dataset", "clusters", "seed", "share")
+KEY = ("dataset", "seed", "share")
 COLUMNS = (
     *KEY,
-    *("skills", "window", "horizon", "recovered", "survival", "moved", "directions", "spread_ratio", "consistency"),
-    *("falls", "falls_of_data"),
+    *("skills", "horizon", "moved", "directions", "spread_ratio", "consistency", "falls", "falls_of_data"),
 )
 ROLLOUTS = 16
-WALK, SETTLED, PUSH, LAND = 300, 100, 50, 200  # steps of a rollout; those after which speed counts
+PUSH, LAND = 50, 200  # steps of a rollout
 FAR = 0.05  # m that a block must move
 
 
@@ -142,13 +133,8 @@ def lander(kind: int, rng: np.random.Generator) -> Callable[[Any, int], int]:
     return act
 
 
-def make(name: str, agents: Path | None, dataset_id: str) -> None:
+def make(name: str, dataset_id: str) -> None:
     """Write the data set of a domain."""
-    if name == "walker2d":
-        if agents is None:
-            raise SystemExit("walker2d needs --agents, a folder of policies as plain arrays")
-        collect_from_agents("Walker2d-v5", agents, dataset_id, steps=200_000, processes=1)
-        return
     keys: tuple[str, ...] = ()
     if name == "push":
         import gymnasium_robotics
@@ -178,7 +164,7 @@ def make(name: str, agents: Path | None, dataset_id: str) -> None:
     )
 
 
-def load(name: str, agents: Path | None) -> TrajectoryDataset:
+def load(name: str) -> TrajectoryDataset:
     """The data set of a domain, with what a user has to say of its columns."""
     dataset_id = f"heldout/{name.removesuffix('-heading')}-v0"
     layout = {
@@ -188,15 +174,13 @@ def load(name: str, agents: Path | None) -> TrajectoryDataset:
     try:
         return TrajectoryDataset.from_minari(dataset_id, layout=layout)
     except DatasetError:
-        make(name.removesuffix("-heading"), agents, dataset_id)
+        make(name.removesuffix("-heading"), dataset_id)
     return TrajectoryDataset.from_minari(dataset_id, layout=layout)
 
 
-def settings(name: str, seed: int, share: float, clusters: int) -> TrainConfig:
+def settings(seed: int, share: float) -> TrainConfig:
     """Default settings, with `share` of the gradient steps."""
     config = TrainConfig(seed=seed)
-    if name == "walker2d":
-        config = replace(config, skills=SkillConfig(skill_space=SkillSpace("discrete", clusters)))
 
     def fewer(part: Any) -> Any:
         names = ("steps", "scout_steps")
@@ -206,52 +190,7 @@ def settings(name: str, seed: int, share: float, clusters: int) -> TrainConfig:
     return replace(config, **{part: fewer(getattr(config, part)) for part in parts})
 
 
-def measure_walker2d(policy: SkillPolicy, dataset: TrajectoryDataset, agents: Path | None) -> dict[str, Any]:
-    if agents is None:
-        raise SystemExit("walker2d needs --agents, a folder of policies as plain arrays")
-    labels = read_labels(str(dataset.dataset_id))
-    judge = Judge(dataset, labels.steps)
-    known = {agent.name: agent for agent in read_folder(agents, str(dataset.env_id))}
-    simulator, noise = SkillSimulator(policy, make_data_env(policy)), np.random.default_rng(0)
-    starts = simulator.random_starts(ROLLOUTS, np.random.default_rng(0), burn_in=0)
-    seconds = (WALK - SETTLED) * make_data_env(policy).unwrapped.dt  # type: ignore[attr-defined]
-
-    def survival_and_speed(held: list[Rollout]) -> tuple[float, float]:
-        whole = [r for r in held if len(r.actions) == WALK and not r.terminated]
-        speeds = [(r.states[WALK, 0] - r.states[SETTLED, 0]) / seconds for r in whole]
-        return len(whole) / len(held), float(np.mean(speeds)) if speeds else np.nan
-
-    def run(agent: ArrayPolicy, start: Start) -> Rollout:
-        states, actions, terminated = [simulator.visit(start)], [], False
-        low, high = simulator.env.action_space.low, simulator.env.action_space.high  # type: ignore[attr-defined]
-        while len(actions) < WALK and not terminated:
-            action = agent(states[-1][None, -agent.inputs :], np.array([len(actions)]))[0].clip(low, high)
-            action += labels.settings["noise"] * noise.normal(size=action.shape) * (high - low) / 2
-            observation, _, terminated, _, _ = simulator.env.step(action.clip(low, high).astype(np.float32))
-            states.append(np.asarray(observation, np.float32))
-            actions.append(action)
-        return Rollout(np.stack(states), np.stack(actions), bool(terminated), np.nan)
-
-    own = [survival_and_speed([run(known[name], start) for start in starts]) for name in labels.names]
-    recovered: dict[int, float] = {}
-    for skill, held in enumerate(rollouts(policy, policy.skill_space.size, WALK)):
-        windows = [judge(r) for r in held if len(r.actions) >= SETTLED + 50]
-        counts = np.bincount(np.concatenate(windows), minlength=len(own)) if windows else np.zeros(len(own), int)
-        shown, (survival, speed) = int(counts.argmax()), survival_and_speed(held)
-        mostly = counts[shown] > 0.5 * counts.sum() > 0
-        found = mostly and survival >= 0.75 * own[shown][0] and abs(speed / own[shown][1] - 1) < 0.25
-        print(
-            f"  skill {skill:2}: {labels.names[shown]:32} {counts[shown] / max(counts.sum(), 1):.2f} of windows, "
-            f"survival {survival:.2f} ({own[shown][0]:.2f}), {speed:.2f} m/s ({own[shown][1]:.2f}) "
-            + ("*" if found else ""),
-            flush=True,
-        )
-        if found:
-            recovered[shown] = max(recovered.get(shown, 0.0), survival)
-    return {"recovered": len(recovered), "survival": np.mean(list(recovered.values()) or [0.0])}
-
-
-def measure_push(policy: SkillPolicy, dataset: TrajectoryDataset, agents: Path | None) -> dict[str, Any]:
+def measure_push(policy: SkillPolicy, dataset: TrajectoryDataset) -> dict[str, Any]:
     feature = list(policy.config.layout.features)
     moves = np.array(
         [[r.states[-1, feature] - r.states[0, feature] for r in held] for held in rollouts(policy, 16, PUSH)]
@@ -269,13 +208,13 @@ def measure_push(policy: SkillPolicy, dataset: TrajectoryDataset, agents: Path |
     }
 
 
-def measure_swimmer(policy: SkillPolicy, dataset: TrajectoryDataset, agents: Path | None) -> dict[str, Any]:
+def measure_swimmer(policy: SkillPolicy, dataset: TrajectoryDataset) -> dict[str, Any]:
     report, _ = evaluate_skills(policy, dataset=dataset, held_episodes=1, hold=1, progress=False)
     moves = np.array([[r.states[-1, :2] - r.states[0, :2] for r in held] for held in rollouts(policy, 8, 200)])
     return {"spread_ratio": report.spread_ratio, "consistency": np.linalg.norm(unit(moves).mean(1), axis=-1).mean()}
 
 
-def measure_lander(policy: SkillPolicy, dataset: TrajectoryDataset, agents: Path | None) -> dict[str, Any]:
+def measure_lander(policy: SkillPolicy, dataset: TrajectoryDataset) -> dict[str, Any]:
     held = [r for one in rollouts(policy, 8, LAND) for r in one]
     ends = zip(dataset.lengths, dataset.starts + dataset.lengths - 1, strict=True)
 
@@ -291,7 +230,6 @@ def measure_lander(policy: SkillPolicy, dataset: TrajectoryDataset, agents: Path
 
 
 MEASURES = {
-    "walker2d": measure_walker2d,
     "push": measure_push,
     "swimmer": measure_swimmer,
     "swimmer-heading": measure_swimmer,
@@ -302,10 +240,8 @@ MEASURES = {
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("names", nargs="+", choices=MEASURES)
-    parser.add_argument("--agents", type=Path, help="folder of the policies of walker2d")
     parser.add_argument("--seeds", nargs="+", type=int, default=[0])
     parser.add_argument("--share", type=float, default=1.0, help="of the default gradient steps")
-    parser.add_argument("--clusters", type=int, default=12, help="with which the search for walker2d's gaits begins")
     parser.add_argument("--runs", type=Path, default=Path("runs/heldout"), help="folder for the policies")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
@@ -314,21 +250,19 @@ def main() -> None:
             print("lander is left out: it needs box2d (pip install box2d)", file=sys.stderr)
             continue
         for seed in arguments.seeds:
-            clusters = str(arguments.clusters) if name == "walker2d" else ""
-            key = (name, clusters, str(seed), f"{arguments.share:g}")
+            key = (name, str(seed), f"{arguments.share:g}")
             if any(tuple(row[column] for column in KEY) == key for row in read(FILE)):
                 print(*key, "is there already")
                 continue
-            dataset = load(name, arguments.agents)
-            config = hold_out(dataset, settings(name, seed, arguments.share, arguments.clusters))[2]
-            print(*key, f"horizon {config.horizon}, window {config.behaviours.window}", flush=True)
-            folder = arguments.runs / "-".join(filter(None, key))
+            dataset = load(name)
+            config = hold_out(dataset, settings(seed, arguments.share))[2]
+            print(*key, f"horizon {config.horizon}", flush=True)
+            folder = arguments.runs / "-".join(key)
             train(dataset, config, folder)
             policy = SkillPolicy.from_pretrained(folder, device="cpu")
-            found = MEASURES[name](policy, dataset, arguments.agents)
+            found = MEASURES[name](policy, dataset)
             row = dict(zip(KEY, key, strict=True)) | {
                 "skills": f"{policy.skill_space.kind} {policy.skill_space.size}",
-                "window": config.behaviours.window or "",
                 "horizon": config.horizon,
                 **{what: f"{value:.3g}" for what, value in found.items()},
             }

@@ -109,7 +109,6 @@ def short_mazes_table(rows: list[Row]) -> str:
 
 
 HELD_OUT = {  # what is measured of each data set, and in which words
-    "walker2d": "{recovered} of 12 gaits recovered",
     "push": "block moved in {moved} of rollouts, in {directions} of 8 directions",
     "swimmer": "real spread over planned spread {spread_ratio}",
     "lander": "falls {falls}, in the data {falls_of_data}",
@@ -131,6 +130,69 @@ def heldout_table(rows: list[Row]) -> str:
         for r in shown
     ]
     return table(["data set", "skills", "seed", "of the default gradient steps", "horizon found", "measured"], lines)
+
+
+_GAITS = {
+    "behaviours": "behaviours in the data",
+    "recovered": "of these recovered from resets",
+    "survival_of_own": "their survival over the behaviours' own",
+    "held_information_share": "information when held, of its ceiling",
+}
+DOMAINS = {  # what is shown of each policy's measures, and in which words; the CSV files have all
+    "ant-velocities": {
+        "speed_at_0": "speed at length 0, m/s",
+        "speed_at_0.5": "speed at length 0.5, m/s",
+        "speed_at_1": "speed at length 1, m/s",
+        "direction_error": "largest error of eight directions, degrees",
+        "falls": "rollouts of 15 s that fall",
+        "real_over_planned": "executed / planned spread",
+    },
+    "humanoid-gaits": {
+        "gaits_shown": "gaits shown, of 15 in the data",
+        "survival": "steps stood, of 1,000 (median of all rollouts)",
+        "skills_that_survive": "skills that mostly stand for 500 steps, of 15",
+        "forward": "fastest forwards, m/s",
+        "backward": "backwards, m/s",
+        "left": "to the left, m/s",
+        "right": "to the right, m/s",
+    },
+    "walker2d-gaits": _GAITS,
+    "hopper-gaits": _GAITS,
+    "push": {
+        "moved": "rollouts that move the block 10 cm",
+        "directions": "directions in which some skill mostly does, of 8",
+        "direction_error": "mean error of direction, degrees",
+        "entropy": "entropy of the directions, of its maximum",
+        "real_over_planned": "executed / planned spread",
+    },
+    "swimmer-directions": {
+        "headings": "skills that go their own way, of 8",
+        "resultant": "mean resultant length of their directions",
+        "smallest_angle": "smallest angle between neighbours, of 45 degrees",
+        "real_over_planned": "executed / planned spread",
+    },
+    "kitchen": {
+        "held_subtasks": "subtasks that a held skill does from resets, of 7",
+        "sequence_subtasks": "subtasks that the best sequence of skills does in one episode",
+        "sequence_least": "the least of these in ten fresh resets",
+        "purity": "purity of the skills found",
+    },
+}
+
+
+def _short(value: float) -> str:
+    return f"{value:,.0f}" if value >= 1000 else f"{round(value, 3):.3g}"
+
+
+def domains_table(rows: list[Row]) -> str:
+    """What skills do in each domain, a figure a line, by training seed."""
+    lines = []
+    for policy, shown in DOMAINS.items():
+        for name, words in shown.items():
+            own = sorted(select(rows, policy=policy, measure=name), key=lambda r: int(r["seed"]))
+            if own:
+                lines.append([f"`{policy}`", words, " / ".join(_short(number(r, "value")) for r in own)])
+    return table(["policy", "measured", "by training seed"], lines)
 
 
 def transfer_table(rows: list[Row], study: str) -> str:
@@ -366,6 +428,7 @@ def main() -> None:
         "BUDGETS": mazes_table(mazes),
         "GOALS": transfer_table(read("hrl-transfer.csv"), "goals"),
         "HELDOUT": heldout_table(read("heldout.csv")),
+        "DOMAINS": domains_table([row for file in sorted(RESULTS.glob("domains-*.csv")) for row in read(file.name)]),
         "DOOR": transfer_table(read("hrl-transfer.csv"), "door"),
         "VECTORS": vectors_table(vectors, "sac"),
         "LENGTHS": vectors_table(vectors, "signal"),

@@ -16,6 +16,7 @@ METHODS = {
     "entropy": "nearest-neighbour entropy in place of the discriminator",
     "bc-anchor": "imitation in place of the prior",
     "no-prior": "without the prior",
+    **{f"ddim-{steps}": f"the prior's estimate in {steps} steps" for steps in (3, 5, 10)},
     "no-diversity": "without the diversity objective",
     "vae": "variational autoencoder of trajectories",
     "released": "the loss of the authors' released code",

@@ -11,17 +11,47 @@ from gymnasium.utils.env_checker import check_env
 import didi_gym
 from didi_gym import SkillActionWrapper, SkillPolicy, hub
 from didi_gym.evaluation.rollouts import hold_skills
+from tests.scripts import load_script
+
+ROOT = Path(__file__).parents[1]
+NAMES = didi_gym.list_pretrained()
 
 gymnasium_robotics = pytest.importorskip("gymnasium_robotics", reason="the mazes need didi-gym[envs]")
 
 
-def test_both_policies_are_listed_and_load_without_a_network():
-    assert {"ant-directions", "pointmaze-medium"} <= set(didi_gym.list_pretrained())
-    for name in didi_gym.list_pretrained():
+def test_policies_are_listed_and_load_without_a_network():
+    assert {"ant-directions", "pointmaze-medium"} <= set(NAMES)
+    for name in NAMES:
         policy = SkillPolicy.from_pretrained(name, device="cpu")
         assert policy.name_or_path == name and policy.revision is None
         folder, _ = hub.resolve(name)
         assert not list(folder.glob("training*")), "training state is not shipped"
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_policy_acts_in_its_environment_alone_and_in_many(name):
+    usage = load_script("hub/recipe.py").Recipe.read(ROOT / "hub" / "recipes" / f"{name}.toml").usage
+    assert usage is not None
+    env = didi_gym.make(usage.env, name, device="cpu", env_kwargs=usage.kwargs)
+    many = didi_gym.make_vec(
+        usage.env, name, num_envs=2, vectorization_mode="sync", device="cpu", env_kwargs=usage.kwargs
+    )
+    env.reset(seed=0)
+    many.reset(seed=[0, 1])
+    skill = env.action_space.sample()
+    step, steps = env.step(skill), many.step(np.stack([skill, skill]))
+    assert step[4]["skill_length"] == steps[4]["skill_length"][0] > 0
+    assert step[1] == pytest.approx(steps[1][0], rel=1e-4, abs=1e-6)
+    env.close()
+    many.close()
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_policy_is_small_and_comes_with_the_wheel(name):
+    folder, listed = ROOT / "hub" / name, (ROOT / "pyproject.toml").read_text()
+    assert sum(file.stat().st_size for file in folder.iterdir()) <= 5_000_000
+    for file in ("config.json", "model.safetensors", "README.md", "results.json"):
+        assert (folder / file).is_file() and f'"hub/{name}/{file}" = "didi_gym/_hub/{name}/{file}"' in listed
 
 
 def test_ant_skills_walk_in_eight_directions_of_the_world():
@@ -40,6 +70,13 @@ def test_point_skills_go_apart():
     assert ends.std(axis=1).mean() > 0.1
 
 
+def test_humanoid_gaits_stand_and_move_from_a_reset():
+    policy = SkillPolicy.from_pretrained("humanoid-gaits", device="cpu")
+    held = hold_skills(policy, skills=15, episodes=1, steps=100, progress=False)
+    assert held.paths.shape == (15, 101, 47) and held.terminated.mean() < 0.2
+    assert (held.paths[:, -1, :2] - held.paths[:, 0, :2])[:, 0].max() > 3  # a run
+
+
 @pytest.mark.filterwarnings("ignore:.*is out of date:DeprecationWarning")  # AntMaze v4 has other observations than v5
 @pytest.mark.parametrize(
     ("env_id", "name"),
@@ -48,6 +85,7 @@ def test_point_skills_go_apart():
         ("AntMaze_Open-v5", "ant-directions"),
         ("AntMaze_UMaze-v4", "ant-directions"),
         ("PointMaze_Medium-v3", "pointmaze-medium"),
+        ("didi_gym/LightHumanoid-v0", "humanoid-gaits"),
     ],
 )
 def test_the_environments_of_the_cards_run_on_the_skills(env_id, name):
@@ -75,11 +113,8 @@ def test_skills_refuse_another_body():
         didi_gym.make("HalfCheetah-v5", "ant-directions", device="cpu")
 
 
-ROOT = Path(__file__).parents[1]
-
-
 @pytest.mark.filterwarnings("ignore::UserWarning:stable_baselines3")  # it advises a Monitor; five lines have none
-@pytest.mark.parametrize("page", ["README.md", *(f"hub/{name}/README.md" for name in didi_gym.list_pretrained())])
+@pytest.mark.parametrize("page", ["README.md", *(f"hub/{name}/README.md" for name in NAMES)])
 def test_the_programs_on_our_pages_run(page):
     programs = re.findall(r"```python\n(.*?)```", (ROOT / page).read_text(), re.DOTALL)
     assert programs

@@ -11,6 +11,7 @@ import torch
 sys.path.insert(0, str(Path(__file__).parents[1] / "experiments"))  # scripts import what lies beside them
 
 import baselines
+from domains.humanoid import SETTLED, body_velocity
 from methods import METHODS, Run
 from methods.diversity import Entropy, Metra
 from methods.recorded import the_behaviours
@@ -19,10 +20,12 @@ from methods.untrained import prior_sampling, random_skills
 from methods.vae import draw_code, squash, vae
 
 from didi_gym.core.frames import inputs_to_state, turn
+from didi_gym.core.layout import Heading
 from didi_gym.core.skill_space import SkillSpace
 from didi_gym.data.dataset import TrajectoryDataset
 from didi_gym.data.generators.agents import agents_layout
 from didi_gym.evaluation.report import SkillReport
+from didi_gym.evaluation.rollouts import Rollout
 from didi_gym.models.policy import SkillPolicy
 from didi_gym.models.prior import DiffusionPrior
 from didi_gym.models.weights import load_tensors
@@ -326,3 +329,15 @@ def test_purity_counts_steps_and_covers_only_behaviours_that_make_up_most_of_a_s
     labels = np.array([0, 0, 0, 0, 1, 1, -1, -1])  # the second skill is half of either; two steps are no skill's
     expected = {"skills": 2, "purity": round(4 / 6, 4), "covered": 1, "behaviours": 3}
     assert score(Segmentation(labels, 2), truth) == expected
+
+
+def test_velocities_are_those_of_the_bodys_own_frame():
+    steps, turning = SETTLED + 200, 0.02  # rad a step: the yaw winds more than once
+    yaw = np.pi / 2 + turning * np.arange(steps + 1)
+    ahead = np.stack([np.cos(yaw), np.sin(yaw)], axis=1)
+    path = np.cumsum(0.3 * ahead + 0.1 * ahead[:, ::-1] * [-1, 1], axis=0)  # ahead, and to the left
+    states = np.column_stack([path, np.cos(yaw / 2), 0 * yaw, 0 * yaw, np.sin(yaw / 2)])
+    states[1:, :2] = states[:-1, :2]  # where a step leads is seen after it
+    rollout = Rollout(states, np.zeros((steps, 1)), False, np.nan)
+    found = body_velocity(rollout, Heading((2, 3, 4, 5), ((0, 1),)), seconds=0.1)
+    np.testing.assert_allclose(found, [3, 1, 0.2], rtol=1e-6)

@@ -7,10 +7,11 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, make_dataclass
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import tyro
 
+from didi_gym.core.files import printable
 from didi_gym.data.generators.domains import DOMAINS, Domain
 
 
@@ -40,7 +41,7 @@ def _collect(domain: Domain, args: Any) -> None:
                 f"folder of their .npz files, --agents DIR: {domain.agents}"
             )
         given["agents"] = args.agents
-    domain.collect(args.dataset, **given)
+    domain.collect(dataset_id=args.dataset, **given)
 
 
 @dataclass(frozen=True)
@@ -95,6 +96,54 @@ class FromAgents:
 
 
 @dataclass(frozen=True)
+class Import:
+    """Turn a file of another format into a data set: D4RL, OGBench, robomimic or LeRobot.
+
+    d4rl: an HDF5 file with observations, actions, terminals and timeouts end to end.
+
+    ogbench: an NPZ file with observations, actions and terminals end to end.
+
+    robomimic: an HDF5 file with data/demo_0/obs, data/demo_0/actions, ...
+
+    lerobot: a parquet file with observation.state and action in each frame, or the folder of such a data set; it needs
+    pyarrow (pip install 'didi-gym[lerobot]').
+
+    Images and videos are not read. An action after which the file holds no observation is left out. Numbers are kept as
+    they are stored. Nothing in a file is unpickled, imported or followed. For example:
+
+    didi-gym data import halfcheetah_medium-v2.hdf5 --env HalfCheetah-v5
+
+    didi-gym data import low_dim.hdf5 --keys object robot0_eef_pos --mask train
+
+    didi-gym train --dataset imported/low_dim-v0 --output DIR
+    """
+
+    file: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="FILE")]
+    """The file, or the folder of a LeRobot data set."""
+    format: Literal["d4rl", "ogbench", "robomimic", "lerobot"] | None = None
+    """Default: what the file's name and content look like, which is said."""
+    env: str | None = None
+    """Environment that the data was recorded in, as Name-v0 or module:Name-v0, whose spaces the data must fit. Without
+    it the spaces are made from the data, and `didi-gym evaluate` needs --env."""
+    dataset: str | None = None
+    """Data set id; default: imported/NAME-v0, after the file; a version in its name is kept."""
+    keys: tuple[str, ...] = ()
+    """What makes the state, in this order: names in obs of robomimic, where all but images are the default, or columns
+    of LeRobot, where observation.state is."""
+    env_keys: tuple[str, ...] = ()
+    """Keys of the environment's Dict observation whose numbers the file holds side by side, in this order; for the ant
+    of a maze: achieved_goal observation."""
+    mask: str | None = None
+    """robomimic: read only the demonstrations that this filter key lists, e.g. train."""
+    episode_steps: int | None = None
+    """d4rl: the time limit that the data was recorded with, where the file has no timeouts."""
+    env_kwargs: str = "{}"
+    """Settings of the environment, as JSON."""
+    overwrite: bool = False
+    """Replace a data set of that id."""
+
+
+@dataclass(frozen=True)
 class Upload:
     """Store a data set of this disk on the Hugging Face Hub, through Minari.
 
@@ -118,13 +167,47 @@ def collect_agents(args: FromAgents) -> None:
         from didi_gym.sb3.recorded import find_policies
 
         settings["further"] = find_policies(args.sb3, args.trust)
-    try:
-        settings["env_kwargs"] = dict(json.loads(args.env_kwargs))
-    except (ValueError, TypeError) as error:
-        raise ValueError(f"expected --env-kwargs as a JSON object, got {args.env_kwargs!r}: {error}") from error
+    settings["env_kwargs"] = _json_object(args.env_kwargs)
     dataset = collect_from_agents(args.env, args.agents, dataset_id=args.output, **settings)
     name = dataset.spec.dataset_id
     print(f"{table(read_labels(name).behaviours)}\nData set {name}. Next: didi-gym train --dataset {name} --output DIR")
+
+
+def _json_object(text: str) -> dict[str, Any]:
+    try:
+        return dict(json.loads(text))
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"expected --env-kwargs as a JSON object, got {text!r}: {error}") from error
+
+
+def import_data(args: Import) -> None:
+    from didi_gym.data.importers.convert import IMPORT_KEY, import_file
+
+    env, env_kwargs = None, _json_object(args.env_kwargs)
+    if args.env is not None:
+        from didi_gym.evaluation.rollouts import make_named_env
+
+        env = make_named_env(args.env, **env_kwargs)
+    elif env_kwargs:
+        raise ValueError("--env-kwargs are settings of an environment; name it with --env")
+    dataset = import_file(
+        args.file,
+        args.format,
+        env,
+        args.dataset,
+        keys=args.keys,
+        env_keys=args.env_keys,
+        mask=args.mask,
+        episode_steps=args.episode_steps,
+        overwrite=args.overwrite,
+    )
+    for note in json.loads(dataset.storage.metadata[IMPORT_KEY])["notes"]:
+        print(printable(note))
+    name = dataset.spec.dataset_id
+    print(
+        f"{dataset.total_episodes:,} episodes with {dataset.total_steps:,} steps.\n"
+        f"Data set {name}. Next: didi-gym train --dataset {name} --output DIR"
+    )
 
 
 def upload(args: Upload) -> None:
@@ -137,5 +220,6 @@ def upload(args: Upload) -> None:
 DATA: dict[str, tuple[type, Callable[[Any], None]]] = {
     **{name: (_settings_of(domain), partial(_collect, domain)) for name, domain in DOMAINS.items()},
     "from-agents": (FromAgents, collect_agents),
+    "import": (Import, import_data),
     "upload": (Upload, upload),
 }

@@ -17,8 +17,9 @@ from didi_gym.version import __version__
 
 _USAGE = """didi-gym: pretrained skills for reinforcement learning
 
-  didi-gym data ant-directions|pointmaze-medium   make a reward-free data set (Minari)
+  didi-gym data ant-directions|kitchen|...        make a reward-free data set (Minari)
   didi-gym data from-agents --env ID --agents DIR the same, from a folder of behaviour policies
+  didi-gym data import FILE [--env ID]            the same, from a D4RL, OGBench, robomimic or LeRobot file
   didi-gym train --dataset ID --output DIR        learn a skill policy from any Minari data set
   didi-gym evaluate POLICY                        roll skills out in the simulator: metrics, picture, video
   didi-gym hub list                               skill policies that come with this installation (or: didi-gym list)

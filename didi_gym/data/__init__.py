@@ -4,7 +4,8 @@
 - `columns`: what the columns of a data set look like, for who writes a layout;
 - `minari`: data sets on this disk and on the Hub; `writing`: episodes to a Minari data set;
 - `labels`: which behaviour was at work, for evaluation only;
-- `generators`: data sets from simulators and from behaviour policies.
+- `generators`: data sets from simulators and from behaviour policies;
+- `importers`: data sets of other formats (D4RL, OGBench, robomimic, LeRobot).
 """
 
 from didi_gym.data.dataset import TrajectoryDataset
@@ -17,6 +18,7 @@ from didi_gym.data.generators.humanoid import collect_humanoid_gaits
 from didi_gym.data.generators.pointmaze import collect_pointmaze, pointmaze_layout
 from didi_gym.data.generators.push import collect_push, push_layout
 from didi_gym.data.generators.swimmer import collect_swimmer, swimmer_layout
+from didi_gym.data.importers.convert import import_file
 from didi_gym.data.labels import Labels, check_recording, read_labels
 from didi_gym.data.writing import Episode, write_dataset
 
@@ -36,6 +38,7 @@ __all__ = [
     "collect_pointmaze",
     "collect_push",
     "collect_swimmer",
+    "import_file",
     "pointmaze_layout",
     "push_layout",
     "read_labels",

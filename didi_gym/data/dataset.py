@@ -238,7 +238,8 @@ class TrajectoryDataset:
                 `MinariDataset`, for example of `dataset.filter_episodes(...)`.
             keys: Keys of a Dict observation to join. Default: what the data set says of itself, else `observation`,
                 else all.
-            indices: Which numbers of the (joined) observation to keep as the state. Default: all.
+            indices: Which numbers of the (joined) observation to keep as the state. Default: what the data set says of
+                itself, else all.
             layout: What policy and prior see of the state, in whole or what of it a user chooses. Default: what the
                 data set says of itself, else everything.
             download: Fetch it with Minari where it is not on this disk; without this nothing touches the network.
@@ -262,6 +263,7 @@ class TrajectoryDataset:
         choice, layout = (layout, None) if isinstance(layout, LayoutChoice) else (None, layout)
         if layout is None and indices is None and LAYOUT_KEY in metadata:
             layout = from_dict(Layout, json.loads(metadata[LAYOUT_KEY]))
+            indices = None if layout.state_source is None else layout.state_source.indices
         if keys is None and KEYS_KEY in metadata:
             keys = json.loads(metadata[KEYS_KEY])
         keys = choose_keys(stored.observation_space, keys)

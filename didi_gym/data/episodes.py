@@ -52,16 +52,8 @@ class Packer:
         Raises:
             DatasetError: which episode (as it is called) and field, and why.
         """
-        for name, array in (("observations", observations), ("actions", actions)):
-            if array.ndim != 2 or array.dtype.kind not in "fiub":
-                raise DatasetError(
-                    f"episode {episode}: {name} must be rows of numbers, got {array.shape} {array.dtype}"
-                )
-            if not np.isfinite(array).all():
-                raise _bad_number(episode, name, array, ~np.isfinite(array), "")
-            if array.size and max(abs(float(array.max())), abs(float(array.min()))) > _LARGEST:
-                wrong = np.abs(array.astype(np.float64)) > _LARGEST
-                raise _bad_number(episode, name, array, wrong, f", expected at most {_LARGEST:g}")
+        require_numbers(episode, "observations", observations)
+        require_numbers(episode, "actions", actions)
         if len(observations) not in (len(actions), len(actions) + 1):
             raise DatasetError(
                 f"episode {episode}: {len(observations)} observations do not go with {len(actions)} actions"
@@ -153,6 +145,21 @@ class Packer:
             "subtract an offset in the environment (gymnasium.wrappers.TransformObservation) and record again, leave "
             "the column out (indices, --indices), or name it in layout.relative, where only its changes count"
         )
+
+
+def require_numbers(episode: Any, name: str, array: np.ndarray) -> None:
+    """Refuse what is not rows of finite numbers of a size that can be squared.
+
+    Raises:
+        DatasetError: which episode (as it is called), row and column.
+    """
+    if array.ndim != 2 or array.dtype.kind not in "fiub":
+        raise DatasetError(f"episode {episode}: {name} must be rows of numbers, got {array.shape} {array.dtype}")
+    if not np.isfinite(array).all():
+        raise _bad_number(episode, name, array, ~np.isfinite(array), "")
+    if array.size and max(abs(float(array.max())), abs(float(array.min()))) > _LARGEST:
+        wrong = np.abs(array.astype(np.float64)) > _LARGEST
+        raise _bad_number(episode, name, array, wrong, f", expected at most {_LARGEST:g}")
 
 
 def _bad_number(episode: Any, name: str, array: np.ndarray, wrong: np.ndarray, expected: str) -> DatasetError:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from gymnasium.spaces import Space
 
 from didi_gym.core.layout import Layout
 from didi_gym.core.schema import to_dict
@@ -27,14 +28,15 @@ class Episode:
     """One recorded episode of T steps."""
 
     observations: Any
-    """(T + 1, ...), or a dict of such arrays."""
+    """(T + 1, ...), or a dict of such arrays, or of such dicts."""
     actions: np.ndarray
     """(T, action_dim)."""
     rewards: np.ndarray
     """(T,), the environment's own; nothing learns from them."""
     terminated: bool
     """Whether the last step ended the episode for good; otherwise it was cut there."""
-    seed: int
+    seed: int | None
+    """None where it is not known."""
     labels: Mapping[str, float | int | bool | str] = field(default_factory=dict)
     """What the behaviour was, for evaluation only; kept as Minari episode metadata."""
     infos: Mapping[str, np.ndarray] = field(default_factory=dict)
@@ -42,8 +44,7 @@ class Episode:
 
     def __post_init__(self) -> None:
         steps = len(self.actions)
-        arrays = self.observations if isinstance(self.observations, Mapping) else {"": self.observations}
-        lengths = {name: len(array) for name, array in {**arrays, **self.infos}.items()}
+        lengths = {name: len(array) for name, array in {**flat(self.observations), **self.infos}.items()}
         if steps < 1 or len(self.rewards) != steps or any(n != steps + 1 for n in lengths.values()):
             raise ValueError(
                 f"episode: {steps} actions need as many rewards and {steps + 1} observations and infos, "
@@ -58,18 +59,26 @@ class Episode:
         if steps >= len(self):
             return self
 
-        def cut(array: np.ndarray) -> np.ndarray:
-            return array[: steps + 1]
+        def cut(observed: Any) -> Any:
+            if isinstance(observed, Mapping):
+                return {key: cut(value) for key, value in observed.items()}
+            return observed[: steps + 1]
 
-        observed = self.observations
         return replace(
             self,
-            observations={k: cut(v) for k, v in observed.items()} if isinstance(observed, Mapping) else cut(observed),
+            observations=cut(self.observations),
             actions=self.actions[:steps],
             rewards=self.rewards[:steps],
             terminated=False,
             infos={k: cut(v) for k, v in self.infos.items()},
         )
+
+
+def flat(observations: Any, name: str = "") -> dict[str, Any]:
+    """All arrays of observations, by their keys joined with `/`."""
+    if not isinstance(observations, Mapping):
+        return {name: observations}
+    return {k: v for key, inner in observations.items() for k, v in flat(inner, f"{name}/{key}".lstrip("/")).items()}
 
 
 def datasets_root() -> Path:
@@ -119,24 +128,31 @@ def write_dataset(
     episodes: Sequence[Episode],
     *,
     env_spec: Any,
-    layout: Layout,
+    layout: Layout | None,
     keys: Sequence[str] = (),
     algorithm_name: str,
     description: str,
     requirements: Sequence[str] = (),
     about: Mapping[str, str] | None = None,
     overwrite: bool = False,
+    spaces: tuple[Space, Space] | None = None,
+    author: str = AUTHOR,
+    code: str = CODE,
 ) -> Any:
     """Write episodes as the local Minari data set `dataset_id` and load it.
 
     The data set is built in a folder beside its place and moved there when whole: a crash leaves none, or the old one.
 
     Args:
-        env_spec: `gymnasium.envs.registration.EnvSpec` from which `dataset.recover_environment()` builds.
-        layout: what a state holds, kept in the metadata under `didi_gym_layout`.
+        env_spec: `gymnasium.envs.registration.EnvSpec` from which `dataset.recover_environment()` builds; None where no
+            environment is known, which needs `spaces`.
+        layout: what a state holds, kept in the metadata under `didi_gym_layout`; None where nothing is known of it.
         keys: Dict observation keys that make the state, kept under `didi_gym_keys`.
         about: further metadata.
         overwrite: replace an existing data set.
+        spaces: of observations and actions; default: the environment's.
+        author: who recorded the data.
+        code: what wrote it.
 
     Raises:
         FileExistsError: `dataset_id` exists and `overwrite` is not set.
@@ -146,6 +162,7 @@ def write_dataset(
 
     require_writable(dataset_id, overwrite=overwrite)
     root = datasets_root()
+    observation_space, action_space = spaces or (None, None)
     buffers = [
         EpisodeBuffer(
             seed=episode.seed,
@@ -162,20 +179,26 @@ def write_dataset(
         building = Path(folder)
         with _datasets_path(building), warnings.catch_warnings():
             warnings.filterwarnings("ignore", ".*author_email.*")  # a program has none
+            if env_spec is None:
+                warnings.filterwarnings("ignore", ".*(env_spec is None|`eval_env` is set to None).*")  # as was asked
             dataset = minari.create_dataset_from_buffers(
                 dataset_id,
                 buffers,
                 env=env_spec,
                 eval_env=env_spec,
                 algorithm_name=algorithm_name,
-                author={AUTHOR},
-                code_permalink=CODE,
+                author={author},
+                code_permalink=code,
+                observation_space=observation_space,
+                action_space=action_space,
                 description=description,
                 requirements=list(requirements),
                 data_format="hdf5",
             )
             dataset.storage.update_episode_metadata([dict(episode.labels) for episode in episodes])
-            known = {LAYOUT_KEY: json.dumps(to_dict(layout)), KEYS_KEY: json.dumps(list(keys))}
+            known = {KEYS_KEY: json.dumps(list(keys))}
+            if layout is not None:
+                known[LAYOUT_KEY] = json.dumps(to_dict(layout))
             dataset.storage.update_metadata({**(about or {}), **known})
             _compress(building / dataset_id / "data" / "main_data.hdf5")
             dataset.storage.update_metadata({"dataset_size": dataset.storage.get_size()})

@@ -136,7 +136,7 @@ def write_video(frames: Iterable[np.ndarray], file: str | Path, fps: float) -> P
         pix_fmt_out="yuv420p",
         macro_block_size=2,
         quality=None,
-        output_params=["-crf", "20", "-movflags", "+faststart"],
+        output_params=["-crf", "27", "-movflags", "+faststart"],
     )
     try:
         writer.send(None)

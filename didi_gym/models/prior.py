@@ -114,7 +114,20 @@ class DiffusionPrior(nn.Module):
         return self.pin(x, first)
 
     @torch.no_grad()
-    def one_step_estimate(self, x: Tensor, t: Tensor, noise: Tensor) -> Tensor:
-        """Noise trajectories x to level t and denoise them in one step: the DIDI target, without gradient."""
+    def estimate(self, x: Tensor, t: Tensor, noise: Tensor, steps: int = 1) -> Tensor:
+        """Noise trajectories x to level t and denoise them: the DIDI target, without gradient.
+
+        Args:
+            steps: Denoiser calls. One gives the conditional mean E[x_0 | x_t]; more follow DDIM with eta = 0 (Song et
+                al. 2021, eq. 12) over evenly spaced levels below t, and end at a mode near x rather than between modes.
+        """
         first = x[:, 0, : self.state_dim]
-        return self.denoise(self.schedule.add_noise(x, t, noise), t, first).clamp(-_CLAMP, _CLAMP)
+        x_t = self.schedule.add_noise(x, t, noise)
+        x0 = self.denoise(x_t, t, first).clamp(-_CLAMP, _CLAMP)
+        levels = [t * (steps - step) // steps for step in range(steps)]
+        abars = [self.schedule.alphas_cumprod[level].view(-1, 1, 1) for level in levels]
+        for following, abar, abar_next in zip(levels[1:], abars, abars[1:], strict=False):
+            epsilon = (x_t - abar.sqrt() * x0) / (1 - abar).sqrt()
+            x_t = abar_next.sqrt() * x0 + (1 - abar_next).sqrt() * epsilon
+            x0 = self.denoise(x_t, following, first).clamp(-_CLAMP, _CLAMP)
+        return x0

@@ -118,9 +118,9 @@ class SkillConfig:
     """Plans that make up one trajectory in training, drawn from these per batch: plans are trained as they are
     executed, each to its first part. 1 is the paper's single pass; `consistency="joint"` always has one."""
     replan_every: Count | None = None
-    """Environment steps that a finished policy executes of each plan, recorded in its `config.json`; default 1. Where
-    there are several ways to one place (round a block on either side), a new plan at every step can waver between them,
-    which none of the plans of training did: then the horizon over the largest of `plans` suits."""
+    """Environment steps that a finished policy executes of each plan, recorded in its `config.json`; default: the
+    fewest that were trained, the horizon over the largest of `plans` (1 with `consistency="joint"`). Where there are
+    several ways to one place (round a block on either side), a new plan at every step can waver between them."""
     diversity_weight: Weight = 1.0
     """Weight of the mutual-information lower bound."""
     residual_target: Weight = 0.6
@@ -134,6 +134,9 @@ class SkillConfig:
     dual_rate: Weight = 0.05
     noise_range: tuple[float, float] = (0.1, 0.7)
     """Noise levels at which the prior judges, as fractions of T."""
+    estimate_steps: Count = 1
+    """Denoiser calls that turn a noised trajectory into the one it is drawn to: 1, the mean of all that it may have
+    been; more, by DDIM, one of those."""
     feature_noise: Weight = 0.25
     """Noise on the discriminator's input, in standard deviations of the data's features: what cannot be told apart at
     this resolution does not count as different."""
@@ -146,6 +149,12 @@ class SkillConfig:
         low, high = self.noise_range
         if not 0 <= low < high <= 1:
             raise ValueError(f"noise_range must satisfy 0 <= low < high <= 1, got {self.noise_range}")
+
+    def executed(self, horizon: int) -> int:
+        """Environment steps of each plan that a policy for `horizon` steps executes."""
+        if self.replan_every is not None:
+            return self.replan_every
+        return 1 if self.consistency == "joint" else max(horizon // max(self.plans), 1)
 
     @property
     def discriminator_sizes(self) -> dict[str, Any]:

@@ -109,6 +109,7 @@ def guidance_loss(
     data: Tensor,
     noise_range: tuple[float, float],
     generator: torch.Generator,
+    steps: int = 1,
 ) -> tuple[Tensor, Metrics]:
     """Diffusion-guided regularisation: E ||x - sg[x0hat(x_t, t, s_0)]||^2 for the policy's trajectories x.
 
@@ -116,10 +117,11 @@ def guidance_loss(
         trajectories: The policy's, `(batch, horizon, state_dim + action_dim)`.
         data: Data windows of the same shape; their residual at the same noise is the yardstick of dual ascent.
         noise_range: Diffusion steps as fractions of T.
+        steps: Denoiser calls of an estimate (`DiffusionPrior.estimate`).
     """
     t, noise = _draw_noise(prior, trajectories, noise_range, generator)
     both = torch.cat([trajectories.detach(), data])
-    estimate, data_estimate = prior.one_step_estimate(both, t.repeat(2), torch.cat([noise, noise])).chunk(2)
+    estimate, data_estimate = prior.estimate(both, t.repeat(2), torch.cat([noise, noise]), steps).chunk(2)
     loss = F.mse_loss(trajectories, estimate)
     return loss, {"guidance/residual": loss, "guidance/ratio": loss / F.mse_loss(data, data_estimate)}
 

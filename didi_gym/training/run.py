@@ -131,7 +131,7 @@ class Run:
             layout=dataset.layout,
             skill_space=skill_space,
             skill_duration=self.horizon,
-            replan_every=min(config.replan_every or 1, plan_length),
+            replan_every=min(config.executed(self.horizon), plan_length),
             width=config.width,
             depth=config.depth,
             network=config.network,

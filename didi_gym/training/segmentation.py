@@ -3,12 +3,14 @@
 Behaviours differ in rhythm as much as in posture. So a window of observations and actions is described by mean, spread,
 autocorrelation, spectrum and correlations, and the descriptions are clustered into more groups than behaviours are
 expected. The errors of a policy that imitates the clusters then refine the borders: a step belongs to the cluster whose
-actions are most like those of the data there. Clusters that are too rare to be behaviours (starts, falls) are dissolved
-into the behaviours that follow them, and two clusters of one behaviour are merged.
+actions are most like those of the data there. Clusters that are too rare to be behaviours, or that are how several
+begin or end (starts, falls), are dissolved into the behaviours that follow them, and two clusters of one behaviour are
+merged.
 """
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -235,13 +237,16 @@ def _viterbi(costs: np.ndarray, stay: float) -> np.ndarray:
 
 
 def _merge_rare(dataset: TrajectoryDataset, labels: np.ndarray, skills: int, config: BehaviourConfig) -> np.ndarray:
-    """Give the steps of rare skills to what follows in their episode (else to what came before)."""
+    """Give the steps of rare and of passing skills to what follows in their episode (else to what came before)."""
     inside = np.zeros(len(labels), bool)
     for first, length in zip(dataset.starts, dataset.lengths, strict=True):
         inside[first : first + length] = True
     counts = np.bincount(labels[inside & (labels >= 0)], minlength=skills)
     second = np.sort(counts)[-min(2, skills)]  # two are kept where there are two: one skill is no choice
     kept = (counts >= min(config.rare * inside.sum() / skills, second)) & (counts > 0)
+    lasting = kept & ~_passing(dataset, labels, skills, 2 * (config.window or _USUAL))
+    if lasting.sum() >= min(2, kept.sum()):
+        kept = lasting
     found = np.full(len(labels), -1, np.int64)
     for first, length in zip(dataset.starts, dataset.lengths, strict=True):
         own = labels[first : first + length]
@@ -250,6 +255,21 @@ def _merge_rare(dataset: TrajectoryDataset, labels: np.ndarray, skills: int, con
             after = np.searchsorted(known, np.arange(length))
             found[first : first + length] = own[known[np.minimum(after, len(known) - 1)]]
     return found
+
+
+def _passing(dataset: TrajectoryDataset, labels: np.ndarray, skills: int, steps: int) -> np.ndarray:
+    """Which skills are no behaviours but how several begin or end: most of their steps lie in stretches of fewer than
+    `steps` steps at an episode's start or end, `(skills,)`. Where there are many behaviours these are not rare."""
+    passing, total = np.zeros((2, skills), np.int64)
+    for first, length in zip(dataset.starts, dataset.lengths, strict=True):
+        own = labels[first : first + length]
+        borders = [0, *(np.flatnonzero(np.diff(own)) + 1), length]
+        for begin, end in itertools.pairwise(borders):
+            if (skill := own[begin]) >= 0:
+                total[skill] += end - begin
+                if (begin == 0) != (end == length) and end - begin < steps:
+                    passing[skill] += end - begin
+    return passing > total / 2
 
 
 def _merge_duplicates(

@@ -149,7 +149,8 @@ def train_skills(
         # 3. the skill must be recognised from them ...
         diversity, metrics = task.recognise(states, actions, skills, generator)
         # 4. ... and they must stay where the prior puts its mass
-        guidance, guided = guidance_loss(prior, trajectories, data, config.noise_range, generator)
+        near = config.noise_range, generator, config.estimate_steps
+        guidance, guided = guidance_loss(prior, trajectories, data, *near)
         weight = carried.setdefault("guidance_weight", config.guidance_weight)
         total = config.diversity_weight * diversity + weight * guidance
         if task.imitate is not None:

@@ -1,11 +1,11 @@
-"""What the measures of domains share: skills held from resets, where they lead, and a table of figures."""
+"""What the measures of domains share: skills held from resets, where they lead, and tables of their figures."""
 
 from __future__ import annotations
 
 import argparse
 import csv
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -65,19 +65,26 @@ def direction_errors(skills: np.ndarray, moves: np.ndarray) -> np.ndarray:
     return min(found, key=lambda errors: float(errors.mean()))
 
 
-def main(name: str, file: str, measure: Measure, about: str | None) -> None:
-    """Train the policy `name` by its recipe where no run of a seed is there, measure it, and write what was found."""
+def main(
+    name: str, file: str, measure: Measure, about: str | None, words: Sequence[str] | None = None, **data: Any
+) -> None:
+    """Train the policy `name` by its recipe where no run of a seed is there, measure it, and write what was found.
+
+    Args:
+        words: Of the command line; default: the process's own.
+        data: What else the generator of the data set is given.
+    """
     parser = argparse.ArgumentParser(description=about, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", nargs="+", type=int, default=[0])
     parser.add_argument("--runs", type=Path, default=ROOT / "runs", help="folder of the training runs")
     parser.add_argument("--dry", action="store_true", help="write no table")
-    arguments = parser.parse_args()
+    arguments = parser.parse_args(words)
     torch.set_num_threads(1)
     recipe = Recipe.read(ROOT / "hub" / "recipes" / f"{name}.toml")
     try:
         load_minari(recipe.data.dataset)
     except FileNotFoundError:
-        DOMAINS[name].collect(recipe.data.dataset, steps=DOMAINS[name].steps)
+        DOMAINS[name].collect(dataset_id=recipe.data.dataset, steps=DOMAINS[name].steps, **data)
     dataset = TrajectoryDataset.from_minari(recipe.data.dataset)
     for seed in arguments.seeds:
         folder = arguments.runs / f"{name}-seed{seed}"

@@ -10,8 +10,8 @@ moves it into, so far, in more than half of its rollouts; `entropy`: of the octa
 over all rollouts and over log 8; `direction_error`: mean angle in degrees, of those rollouts, between the direction
 that the skill means and that of the block; `consistency`: mean length of the mean direction of a skill's rollouts.
 `real_over_planned` compares the spread of the block over skills in the simulator, in one horizon from the resets, with
-the imagined one; `real_over_planned_later` does so after up to 64 steps of random skills, where the block often is where
-the arm does not reach.
+the imagined one; `real_over_planned_later` does so after up to 64 steps of random skills, where the block often lies
+out of reach.
 """
 
 from __future__ import annotations

@@ -1,9 +1,10 @@
 """Rivals and ablations of the method, one function each: a `Run` (data, prior, dynamics, seed) to a skill policy."""
 
 from collections.abc import Callable
+from functools import partial
 
 from didi_gym import SkillPolicy
-from methods.ablations import bc_anchor, didi, imitation_only, no_diversity, no_prior
+from methods.ablations import bc_anchor, didi, imitation_only, no_diversity, no_prior, sharper
 from methods.diversity import contrastive, entropy, metra
 from methods.recorded import behaviours
 from methods.released import released
@@ -25,6 +26,7 @@ METHODS: dict[str, Callable[[Run], SkillPolicy]] = {
     "metra": metra,
     "entropy": entropy,
     "behaviours": behaviours,
+    **{f"ddim-{steps}": partial(sharper, estimate_steps=steps) for steps in (3, 5, 10)},
 }
 
 __all__ = ["METHODS", "Run"]

@@ -27,6 +27,11 @@ def no_prior(run: Run) -> SkillPolicy:
     return _train(run, replace(run.skills, guidance_weight=0.0, residual_target=0.0), behaviours=behaviours)
 
 
+def sharper(run: Run, estimate_steps: int) -> SkillPolicy:
+    """The prior's estimate in several steps of DDIM, which ends at one mode, in place of one step, which averages."""
+    return _train(run, replace(run.skills, estimate_steps=estimate_steps))
+
+
 def no_diversity(run: Run) -> SkillPolicy:
     """The prior alone: the diversity weight is zero, and the guidance weight stays at its first value."""
     return _train(run, replace(run.skills, diversity_weight=0.0, residual_target=0.0))

@@ -1,6 +1,7 @@
 """The command line, from a data set on disk to a picture of the skills, and what it says when something is wrong."""
 
 import contextlib
+import inspect
 import json
 import math
 import os
@@ -321,6 +322,7 @@ def test_a_broken_pipe_that_is_not_the_outputs_is_an_error(monkeypatch):
         ("evaluate", ["POLICY", "--env", "--starts", "--held-steps", "--contact-geoms", "--no-video"]),
         ("data ant-directions", ["--steps", "--overwrite", "Replace a data set of that id"]),
         ("data pointmaze-medium", ["--dataset", "waypoints"]),
+        ("data kitchen", ["--dataset", "scripted experts"]),
     ],
 )
 def test_help_teaches_every_command(command, words, capsys):
@@ -412,13 +414,14 @@ def test_a_domains_command_passes_its_options_to_the_generator(name, monkeypatch
     asked, domain = [], DOMAINS[name]
     module, _, function = domain.generator.partition(":")
     assert callable(domain.collect)
-    monkeypatch.setattr(
-        f"didi_gym.data.generators.{module}.{function}", lambda *args, **kwargs: asked.append((args, kwargs))
-    )
+    parameters = inspect.signature(domain.collect).parameters
+    assert {"dataset_id", "steps", "seed", "overwrite", *domain.settings} <= set(parameters)
+    monkeypatch.setattr(f"didi_gym.data.generators.{module}.{function}", lambda **kwargs: asked.append(kwargs))
     given = ["--agents", "some/folder"] if domain.agents else []
     cli.run(["data", name, "--dataset", "a/b-v0", "--steps", "7", "--overwrite", *given])
     agents = {"agents": Path("some/folder")} if domain.agents else {}
-    assert asked == [(("a/b-v0",), {"steps": 7, "seed": 0, "overwrite": True, **agents})]
+    expected = {"dataset_id": "a/b-v0", "steps": 7, "seed": 0, "overwrite": True}
+    assert asked == [{**expected, **domain.settings, **agents}]
     with pytest.raises(SystemExit):
         cli.run(["data", name, "--help"])
     assert domain.dataset in capsys.readouterr().out

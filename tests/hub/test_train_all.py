@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import importlib
 import json
-import sys
 from pathlib import Path
 
 import pytest
@@ -14,7 +13,6 @@ HUB = Path(__file__).resolve().parents[2] / "hub"
 def train_all(monkeypatch, tmp_path):
     monkeypatch.syspath_prepend(str(HUB))
     monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path / "data"))
-    sys.modules.pop("recipe", None)
     module = importlib.import_module("train_all")
     monkeypatch.setattr(module, "HUB", tmp_path / "hub")
     (tmp_path / "hub" / "recipes").mkdir(parents=True)

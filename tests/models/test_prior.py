@@ -52,9 +52,26 @@ def test_the_first_observation_is_pinned_and_never_noised():
     sample = prior.sample(first, torch.Generator().manual_seed(1), sampling_steps=4)
     assert torch.equal(sample[:, 0, :2], first) and sample.std() > 0
     x = torch.randn(6, 4, 3)
-    estimate = prior.one_step_estimate(x, torch.full((6,), 5), torch.randn_like(x))
+    estimate = prior.estimate(x, torch.full((6,), 5), torch.randn_like(x))
     assert torch.equal(estimate[:, 0, :2], x[:, 0, :2].clamp(-1.25, 1.25)) and not estimate.requires_grad
     assert torch.equal(prior.pin(x, first)[:, 1:], x[:, 1:])
+
+
+def test_an_estimate_of_several_steps_ends_at_a_mode_and_one_of_one_step_between_modes():
+    """x_0 = -1 or 1, equally likely: E[x_0 | x_t] = tanh(a x_t / b^2), a^2 = abar, b^2 = 1 - abar."""
+
+    class TwoModes(DiffusionPrior):
+        def denoise(self, x_t, t, first):
+            abar = self.schedule.alphas_cumprod[t].view(-1, 1, 1)
+            return self.pin(torch.tanh(abar.sqrt() * x_t / (1 - abar)), first)
+
+    prior = TwoModes(4, 1, 1, width=8, depth=1, diffusion_steps=100)
+    x, noise = torch.full((500, 4, 2), 0.4), torch.randn(500, 4, 2, generator=torch.Generator().manual_seed(0))
+    t = torch.full((500,), 60)
+    far = [1 - prior.estimate(x, t, noise, steps)[:, 1:].abs().mean() for steps in (1, 3, 10)]
+    assert far[0] > 0.3 and far[0] > 2 * far[1] and far[2] < 0.05
+    same = prior.denoise(prior.schedule.add_noise(x, t, noise), t, x[:, 0, :1])
+    assert torch.equal(prior.estimate(x, t, noise), same.clamp(-1.25, 1.25))
 
 
 def test_the_prior_learns_the_closed_form_denoiser_of_gaussian_data():

@@ -123,6 +123,20 @@ def test_a_rare_cluster_goes_with_what_follows_it():
     assert found.labels.tolist() == [0] * 60 + [1] * 60
 
 
+def test_how_several_behaviours_begin_is_no_behaviour_however_often_it_is_seen():
+    dataset = point_dataset(episodes=4, steps=60)
+    config = BehaviourConfig(window=16, smoothing=1, stay=0.5)
+
+    def found(episodes: str) -> tuple[int, list[int]]:
+        truth = np.repeat([int(skill) for skill in episodes], 20)
+        segmentation = refine(dataset, 1 + 99.0 * (np.arange(3) != truth[:, None]), config)
+        return segmentation.skills, segmentation.labels.tolist()
+
+    assert found("200211200211") == (2, [0] * 60 + [1] * 60 + [0] * 60 + [1] * 60)  # starts are a third of the steps
+    assert found("200112200112")[0] == 2  # starts and falls
+    assert found("200020111111")[0] == 3  # as often in the middle: a behaviour
+
+
 @pytest.mark.parametrize(
     ("episodes", "error_on_the_other", "expected"),
     [

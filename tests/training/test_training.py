@@ -255,8 +255,8 @@ def test_training_refuses_what_it_cannot_do():
 
 def test_a_policy_executes_as_many_steps_of_a_plan_as_it_was_told_and_as_a_plan_has():
     run = Run(point_dataset(), horizon=8, progress=False)
-    for asked, length, executed in ((None, 8, 1), (4, 8, 4), (16, 8, 8), (4, 1, 1)):
-        config = SkillConfig(replan_every=asked, width=8, depth=1)
+    for asked, length, executed in ((None, 8, 2), (4, 8, 4), (16, 8, 8), (4, 1, 1)):
+        config = SkillConfig(replan_every=asked, plans=(4, 2), width=8, depth=1)
         assert run.new_policy(config, config.skill_space, length).config.replan_every == executed
 
 

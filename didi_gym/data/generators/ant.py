@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -43,6 +43,14 @@ STILL_SHARE = 0.03
 """Share of targets that ask to stand still."""
 TOLERANCE = np.deg2rad(15)
 """A gait is kept while the target direction is no further than this from its own, and chosen within it."""
+SCALES = (0.3, 0.4, 0.5, 0.6, 0.7, 0.85, 1.0)
+"""Amplitudes at which gaits are measured where the data is to show many speeds: half the amplitude is less than half
+the speed, and another direction."""
+FASTEST, STILL = 1.9, 0.15
+"""Targets of such data are spread evenly over the disc of velocities up to the first, in m/s; below the second the ant
+stands."""
+SPEED_TOLERANCE = 0.2
+"""In m/s, as `TOLERANCE`."""
 
 
 @dataclass(frozen=True)
@@ -55,6 +63,8 @@ class Repertoire:
     """(n,), in rad, in the body's frame."""
     speeds: np.ndarray
     """(n,), in m/s, as measured in the search."""
+    scales: np.ndarray | None = None
+    """(n,), of each gait's amplitudes; None where all are 1."""
 
     def __post_init__(self) -> None:
         n = len(self.gaits)
@@ -79,12 +89,46 @@ class Repertoire:
         gaits, directions, speeds = zip(*rows, strict=True)
         return Repertoire(np.array(gaits), wrapped(np.array(directions)), np.array(speeds))
 
-    def choose(self, direction: float, current: int | None, rng: np.random.Generator) -> int:
-        """A gait that moves in `direction` (rad, body frame): the current one if it does, else a random other."""
+    def at_scales(self, trials: Callable[[list[Any]], Iterable[Motion]], seed: int, repeats: int = 4) -> Repertoire:
+        """The same gaits at several amplitudes, each with the direction and speed that it is measured to have there.
+
+        Args:
+            trials: Maps trials to their outcome, in order.
+            repeats: Trials of each gait and amplitude; where one of them falls, the pair is left out.
+        """
+        rng = np.random.default_rng(seed)
+        pairs = [(row, scale) for row in range(0, len(self.gaits), _IMAGES) for scale in SCALES]
+        asked = [
+            (self.gaits[row], int(rng.integers(2**31)), *_SLOW_TRIAL, scale)
+            for row, scale in pairs
+            for _ in range(repeats)
+        ]
+        motions = list(trials(asked))
+        rows = []
+        for number, (row, scale) in enumerate(pairs):
+            seen = motions[number * repeats : (number + 1) * repeats]
+            if any(motion.fell for motion in seen):
+                continue
+            velocity = np.mean([motion.speed * np.exp(1j * motion.direction) for motion in seen])
+            for quarters in range(4):  # as in `from_archive`
+                gait, angle, turn = self.gaits[row], np.angle(velocity), quarters * np.pi / 2
+                rows.append((turned(gait, quarters), turn + angle, abs(velocity), scale))
+                rows.append((turned(mirrored(gait), quarters), turn - angle, abs(velocity), scale))
+        gaits, directions, speeds, scales = zip(*rows, strict=True)
+        return Repertoire(np.array(gaits), wrapped(np.array(directions)), np.array(speeds), np.array(scales))
+
+    def choose(
+        self, direction: float, current: int | None, rng: np.random.Generator, speed: float | None = None
+    ) -> int:
+        """A gait that moves in `direction` (rad, body frame), at `speed` (m/s) where one is asked for: the current one
+        if it does, else a random other."""
         error = np.abs(wrapped(self.directions - direction))
-        if current is not None and error[current] <= TOLERANCE:
+        wrong = np.zeros_like(error) if speed is None else np.abs(self.speeds - speed)
+        if current is not None and error[current] <= TOLERANCE and wrong[current] <= SPEED_TOLERANCE:
             return current
         fitting = np.flatnonzero(error <= max(TOLERANCE / 2, error.min()))
+        if speed is not None:
+            fitting = fitting[wrong[fitting] <= max(SPEED_TOLERANCE / 2, wrong[fitting].min())]
         return int(rng.choice(fitting))
 
 
@@ -112,6 +156,10 @@ def ant_layout() -> Layout:
     )
 
 
+_IMAGES = 8  # of a gait under the Ant's symmetries, one after the other in a repertoire
+_SLOW_TRIAL = (120, 40, 0.1)  # steps, warm-up and action noise
+
+
 def collect_ant_directions(
     dataset_id: str = "didi/ant-directions-v0",
     *,
@@ -119,6 +167,7 @@ def collect_ant_directions(
     seed: int = 0,
     search_steps: int = 800_000,
     gaits_per_sector: int = 3,
+    speeds: bool = False,
     processes: int = 2,
     overwrite: bool = False,
     progress: bool = True,
@@ -135,6 +184,8 @@ def collect_ant_directions(
     Args:
         search_steps: environment steps spent on the gait search, about 12,000 a second on two cores.
         gaits_per_sector: gaits kept in each 15 degrees of direction.
+        speeds: targets are velocities, spread evenly over a disc, rather than directions that are mostly walked in as
+            fast as the ant can; the info `target` is then a share of 1.9 m/s.
         processes: a script that uses more than one needs an `if __name__ == "__main__"` guard.
 
     Returns:
@@ -152,6 +203,8 @@ def collect_ant_directions(
             repertoire = find_gaits(
                 int(search_seed), search_steps=search_steps, per_sector=gaits_per_sector, run=run, report=report
             )
+        if speeds:
+            repertoire = repertoire.at_scales(lambda trials: run(_trial, trials), int(search_seed))
         with progress_of("walking", steps, progress) as report:
             episodes = walk(repertoire, int(episode_seed), steps=steps, run=resumable(run, dataset_id), report=report)
     return write_dataset(
@@ -202,14 +255,20 @@ def walk_episode(repertoire: Repertoire, seed: int) -> Episode:
     noise = rng.uniform(0, MAX_NOISE)
     observation, _ = env.reset(seed=seed)
     observations, actions, rewards, targets = [observation], [], [], []
-    direction, scale = _draw_target(rng)
+    draw_target = _draw_target if repertoire.scales is None else _draw_velocity
+    direction, scale = draw_target(rng)
     gait, phase = None, rng.uniform(0, 2 * np.pi)
     terminated = fell = False
     for _ in range(EPISODE_STEPS):
         if rng.random() < SWITCH_PROBABILITY:
-            direction, scale = _draw_target(rng)
-        gait = repertoire.choose(direction - yaw_of(observation[3:7]), gait, rng)
-        action = pd_action(repertoire.gaits[gait], phase, observation[:15], observation[15:], scale)
+            direction, scale = draw_target(rng)
+        if repertoire.scales is None:
+            gait = repertoire.choose(direction - yaw_of(observation[3:7]), gait, rng)
+            amplitude = scale
+        else:
+            gait = repertoire.choose(direction - yaw_of(observation[3:7]), gait, rng, FASTEST * scale)
+            amplitude = repertoire.scales[gait] if FASTEST * scale > STILL else 0.0
+        action = pd_action(repertoire.gaits[gait], phase, observation[:15], observation[15:], amplitude)
         action = np.clip(action + noise * rng.standard_normal(8), -1, 1).astype(np.float32)
         observation, reward, terminated, _, _ = env.step(action)
         phase += 2 * np.pi * repertoire.gaits[gait, -1] * CONTROL_PERIOD
@@ -235,6 +294,11 @@ def _draw_target(rng: np.random.Generator) -> tuple[float, float]:
     return direction, rng.uniform(*SLOW_SCALE) if kind < STILL_SHARE + SLOW_SHARE else 1.0
 
 
+def _draw_velocity(rng: np.random.Generator) -> tuple[float, float]:
+    """A world direction in rad and a share of the fastest speed, evenly spread over the disc."""
+    return rng.uniform(-np.pi, np.pi), float(np.sqrt(rng.random()))
+
+
 @functools.cache
 def _env() -> Any:
     import gymnasium as gym
@@ -242,6 +306,6 @@ def _env() -> Any:
     return gym.make(ENV_ID, **ENV_KWARGS)
 
 
-def _trial(trial: Trial) -> Motion:
-    gait, seed, steps, warmup, noise = trial
-    return measure(gait, seed, steps=steps, warmup=warmup, noise=noise, env=_env())
+def _trial(trial: Trial | tuple[np.ndarray, int, int, int, float, float]) -> Motion:
+    gait, seed, steps, warmup, noise, *scale = trial
+    return measure(gait, seed, steps=steps, warmup=warmup, noise=noise, scale=scale[0] if scale else 1.0, env=_env())

@@ -109,8 +109,11 @@ class Motion:
     fell: bool
 
 
-def measure(gait: np.ndarray, seed: int, *, steps: int, warmup: int, noise: float, env: Any = None) -> Motion:
-    """Run a gait from rest in the simulator, with Gaussian action noise, and describe its motion."""
+def measure(
+    gait: np.ndarray, seed: int, *, steps: int, warmup: int, noise: float, scale: float = 1.0, env: Any = None
+) -> Motion:
+    """Run a gait, its amplitudes times `scale`, from rest in the simulator, with Gaussian action noise, and describe
+    its motion."""
     import gymnasium as gym
 
     env = (env or gym.make(ENV_ID, **ENV_KWARGS)).unwrapped
@@ -122,7 +125,7 @@ def measure(gait: np.ndarray, seed: int, *, steps: int, warmup: int, noise: floa
         qpos, qvel = env.data.qpos, env.data.qvel
         if i >= warmup:
             path[i - warmup] = qpos[:7]
-        action = pd_action(gait, 2 * np.pi * gait[-1] * i * CONTROL_PERIOD, qpos, qvel)
+        action = pd_action(gait, 2 * np.pi * gait[-1] * i * CONTROL_PERIOD, qpos, qvel, scale)
         env.do_simulation(np.clip(action + noises[i], -1, 1), env.frame_skip)
         if up_of(env.data.qpos[3:7]) < UPRIGHT or not 0.2 <= env.data.qpos[2] <= 1.0:
             return Motion(0.0, 0.0, 0.0, 0.0, 0.0, True)

@@ -16,7 +16,7 @@ import numpy as np
 
 from didi_gym.core.files import SafeFileError, read_plain, write_atomically
 from didi_gym.data.generators.parallel import OrderedMap
-from didi_gym.data.writing import Episode, parts_folder
+from didi_gym.data.writing import Episode, flat, parts_folder
 from didi_gym.version import __version__
 
 _MOST_BYTES = 1 << 30  # of one episode
@@ -70,10 +70,7 @@ def _named(function: Any) -> Any:
 
 
 def _write(path: Path, episode: Episode) -> None:
-    observed = episode.observations
-    arrays = {f"observation/{k}": v for k, v in observed.items()} if isinstance(observed, Mapping) else {}
-    if not arrays:
-        arrays["observation"] = observed
+    arrays = {f"observation/{k}".rstrip("/"): v for k, v in flat(episode.observations).items()}
     arrays |= {"actions": episode.actions, "rewards": episode.rewards}
     arrays |= {f"info/{k}": v for k, v in episode.infos.items()}
     about = {"terminated": episode.terminated, "seed": episode.seed, "labels": _plain(episode.labels)}
@@ -90,10 +87,15 @@ def _read(path: Path) -> Episode:
     with np.load(io.BytesIO(content), allow_pickle=False) as file:
         arrays = dict(file)
     about = json.loads(str(arrays.pop(_ABOUT)))
-    observed = {k.removeprefix("observation/"): v for k, v in arrays.items() if k.startswith("observation/")}
+    observed: Any = arrays.get("observation", {})
+    for key, value in arrays.items():
+        first, *names = key.split("/")
+        if first == "observation" and names:
+            inner = functools.reduce(lambda found, name: found.setdefault(name, {}), names[:-1], observed)
+            inner[names[-1]] = value
     infos = {k.removeprefix("info/"): v for k, v in arrays.items() if k.startswith("info/")}
     return Episode(
-        observed or arrays["observation"],
+        observed,
         arrays["actions"],
         arrays["rewards"],
         about["terminated"],

@@ -96,7 +96,7 @@ def collect_pointmaze(
     The same arguments give the same data, whatever the number of processes.
 
     Args:
-        detours: share of goals that are approached by way of another random place, so that there are more routes.
+        detours: share of goals that are approached by way of another random place: there is more than one route.
         processes: a script that uses more than one needs an `if __name__ == "__main__"` guard.
 
     Returns:

@@ -4,7 +4,7 @@ import sys
 import numpy as np
 import pytest
 
-from didi_gym.data.generators import gait_search
+from didi_gym.data.generators import ant, gait_search
 from didi_gym.data.generators.ant import (
     Repertoire,
     ant_layout,
@@ -118,3 +118,30 @@ def test_importing_the_generators_loads_no_simulator_and_no_minari() -> None:
         "sys.exit(any(name in sys.modules for name in ('minari', 'gymnasium_robotics', 'mujoco', 'rich')))"
     )
     assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0
+
+
+def test_gaits_are_measured_at_every_amplitude_and_chosen_by_speed() -> None:
+    gaits = np.stack([np.full(GAIT_SIZE, float(k)) for k in (1, 2) for _ in range(8)])
+    repertoire = ant.Repertoire(gaits, np.zeros(16), np.ones(16))
+
+    def trials(asked):
+        for gait, _seed, _steps, _warmup, _noise, scale in asked:
+            fell = gait[0] == 2 and scale == 1.0
+            yield Motion(0.1, 2.0 * scale**2, 0.0, 1.0, 0.6, fell)
+
+    at_scales = repertoire.at_scales(trials, 0, repeats=2)
+    assert len(at_scales.gaits) == 8 * (2 * len(ant.SCALES) - 1)  # the pair that fell is left out
+    assert at_scales.scales is not None
+    np.testing.assert_allclose(at_scales.speeds, 2.0 * at_scales.scales**2)
+    assert sorted(np.degrees(at_scales.directions[:8]).round()) == [-174, -96, -84, -6, 6, 84, 96, 174]
+    rng = np.random.default_rng(0)
+    slow = at_scales.choose(0.1, None, rng, 0.5)
+    assert at_scales.scales[slow] == 0.5 and abs(at_scales.directions[slow]) < 0.2
+    assert at_scales.choose(0.12, slow, rng, 0.6) == slow  # within tolerance the gait stays
+    assert at_scales.scales[at_scales.choose(0.1, slow, rng, 2.0)] == 1.0
+
+
+def test_velocities_are_spread_evenly_over_the_disc() -> None:
+    rng = np.random.default_rng(0)
+    shares = np.array([ant._draw_velocity(rng)[1] for _ in range(4000)])
+    assert shares.max() <= 1 and abs((shares < 0.5).mean() - 0.25) < 0.03
