@@ -14,6 +14,7 @@ def test_a_swimmer_is_seen_from_its_own_place_and_heading() -> None:
     layout = swimmer_layout()
     assert layout.features == layout.relative == (0, 1) and layout.heading is not None
     assert layout.heading.angle == (2, 10)  # cosine and sine
+    assert [source.size for source in layout.sources] == [10, 8]  # with and without the position
     states = np.zeros((2, 11), np.float32)
     states[:, 10] = 1  # the body points to +y,
     states[:, :2] = [[5, 5], [5, 6]]  # and swims there,

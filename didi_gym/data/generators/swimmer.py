@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -60,10 +60,13 @@ class Stroke:
 def swimmer_layout() -> Layout:
     """What the ten numbers of a Swimmer's state hold: position, angles of body and joints, and their velocities.
 
-    Position and velocity turn with the body's angle: skills are directions in the world.
+    Position and velocity turn with the body's angle: skills are directions in the world. The policy also reads the eight
+    numbers that `Swimmer-v5` shows by default.
     """
     choice = LayoutChoice(features=(0, 1), relative=(0, 1), heading_angle=(2,), heading_vectors=((0, 1), (5, 6)))
-    return choice.complete(ObservationSource(10, tuple(range(10))))
+    layout = choice.complete(ObservationSource(10, tuple(range(10))))
+    without_position = ObservationSource(8, tuple(range(8)), angles=(0,))
+    return replace(layout, sources=(*layout.sources, without_position))
 
 
 def collect_swimmer(
