@@ -10,7 +10,7 @@ A figure of a policy and seed that is in the table is not measured again.
   environment's own limit; `held_rate: NAME` is the share of the resets in which the best skill for a subtask does it.
 - `sequence_subtasks`: subtasks done in one episode by a sequence of skills, mean over 10 fresh resets;
   `sequence_least` is the least of them, `sequence_length` the number of skills. The sequence is found beforehand, on
-  another reset, by a beam search that sees which subtasks are done: each skill of it runs for 200 steps.
+  3 other resets, by a beam search that sees which subtasks are done; a skill of it is held for 100 to 250 steps.
 - `purity`: share of the steps trained on whose skill, as the policy's errors tell it, mostly holds steps of the same
   expert, going home included; `purity_subtasks` leaves the steps on the way home out.
 """
@@ -41,7 +41,8 @@ from didi_gym.training.segmentation import refine
 RESULTS = Path(__file__).resolve().parents[1] / "results" / "domains-kitchen.csv"
 COLUMNS = ("policy", "seed", "device", "measure", "value")
 HELD, RESETS = 280, 8  # steps of a skill that is held, and resets
-TURN, BEAM, LONGEST, FRESH = 200, 3, 8, 10  # steps of a skill in a sequence, sequences kept, skills in one, resets
+TURNS, BEAM, LONGEST = (100, 150, 200, 250), 4, 9  # steps of a skill in a sequence, sequences kept, skills in one
+SEARCHED, FRESH = 3, 10  # resets that a sequence is searched on, and others that it is tried on
 _SEARCHED, _FIRST_FRESH, _FIRST_HELD = 500_000, 600_000, 700_000  # seeds of resets
 
 
@@ -85,14 +86,17 @@ class Kitchen:
         return put_back
 
 
-@dataclass
-class Partial:
-    """A sequence of skills, and where it leads."""
+@dataclass(frozen=True)
+class Place:
+    """Where a sequence of skills leads from one reset."""
 
-    skills: tuple[int, ...]
-    done: list[str]
     state: np.ndarray
     put_back: Callable[[], None]
+    done: frozenset[str]
+
+
+Sequence = tuple[tuple[int, int], ...]
+"""Skills, and for how many steps each is held."""
 
 
 def held_rates(kitchen: Kitchen) -> np.ndarray:
@@ -106,37 +110,49 @@ def held_rates(kitchen: Kitchen) -> np.ndarray:
     return hits / RESETS
 
 
-def best_sequence(kitchen: Kitchen) -> tuple[int, ...]:
-    """A sequence of skills that does many subtasks from one reset, by beam search."""
-    state = kitchen.reset(_SEARCHED)
-    beam = [Partial((), [], state, kitchen.keep())]
-    best = beam[0]
+def best_sequence(kitchen: Kitchen) -> Sequence:
+    """A sequence of skills that does many subtasks from each of a few resets, by beam search."""
+    places = [Place(kitchen.reset(_SEARCHED + i), kitchen.keep(), frozenset()) for i in range(SEARCHED)]
+    beam: list[tuple[Sequence, list[Place]]] = [((), places)]
+    best, most = beam[0][0], 0
     for _ in range(LONGEST):
-        found: dict[frozenset[str], Partial] = {}
-        for partial in beam:
+        found: dict[tuple[frozenset[str], ...], tuple[Sequence, list[Place]]] = {}
+        for sequence, places in beam:
             for skill in range(len(kitchen.skills)):
-                partial.put_back()
-                state = kitchen.run(partial.state, skill, TURN)
-                done = kitchen.done
-                if len(done) > len(partial.done):  # of sequences that did the same, the first is kept
-                    found.setdefault(frozenset(done), Partial((*partial.skills, skill), done, state, kitchen.keep()))
-        if not found:
+                for turn, after in turns(kitchen, places, skill).items():
+                    # of sequences that did the same, the first is kept
+                    found.setdefault(tuple(place.done for place in after), ((*sequence, (skill, turn)), after))
+        beam = sorted(found.values(), key=lambda one: -score(one[1]))[:BEAM]
+        if score(beam[0][1]) <= most:
             break
-        beam = sorted(found.values(), key=lambda partial: -len(partial.done))[:BEAM]
-        best = max(best, beam[0], key=lambda partial: len(partial.done))
-        print(f"  {best.skills} does {', '.join(best.done)}", flush=True)
-        if len(best.done) == len(SUBTASKS):
-            break
-    return best.skills
+        best, most = beam[0][0], score(beam[0][1])
+        print(f"  {best} does {most / SEARCHED:.2f} of {len(SUBTASKS)}", flush=True)
+    return best
 
 
-def verified(kitchen: Kitchen, sequence: tuple[int, ...]) -> list[int]:
+def turns(kitchen: Kitchen, places: list[Place], skill: int) -> dict[int, list[Place]]:
+    """Where a skill leads from each of `places` when it is held for each of `TURNS` steps."""
+    after: dict[int, list[Place]] = {turn: [] for turn in TURNS}
+    for place in places:
+        place.put_back()
+        state, held = place.state, 0
+        for turn in TURNS:
+            state, held = kitchen.run(state, skill, turn - held), turn
+            after[turn].append(Place(state, kitchen.keep(), frozenset(kitchen.done)))
+    return after
+
+
+def score(places: list[Place]) -> int:
+    return sum(len(place.done) for place in places)
+
+
+def verified(kitchen: Kitchen, sequence: Sequence) -> list[int]:
     """Subtasks that a sequence of skills does from each of the fresh resets."""
     counts = []
     for i in range(FRESH):
         state = kitchen.reset(_FIRST_FRESH + i)
-        for skill in sequence:
-            state = kitchen.run(state, skill, TURN)
+        for skill, steps in sequence:
+            state = kitchen.run(state, skill, steps)
         counts.append(len(kitchen.done))
         print(f"  reset {i}: {', '.join(kitchen.done)}", flush=True)
     return counts

@@ -125,7 +125,7 @@ def test_the_command_asks_for_the_folder_and_passes_it_on(agents, monkeypatch):
     ) and "--agents DIR" in str(stop.value.code)
     asked = []
     monkeypatch.setattr(
-        "didi_gym.data.generators.humanoid.collect_humanoid_gaits", lambda *args, **kwargs: asked.append((args, kwargs))
+        "didi_gym.data.generators.humanoid.collect_humanoid_gaits", lambda **kwargs: asked.append(kwargs)
     )
     cli.run(["data", "humanoid-gaits", "--agents", str(agents), "--steps", "30"])
-    assert asked == [((ID,), {"agents": agents, "steps": 30, "seed": 0, "overwrite": False})]
+    assert asked == [{"dataset_id": ID, "agents": agents, "steps": 30, "seed": 0, "overwrite": False}]

@@ -60,8 +60,8 @@ class Stroke:
 def swimmer_layout() -> Layout:
     """What the ten numbers of a Swimmer's state hold: position, angles of body and joints, and their velocities.
 
-    Position and velocity turn with the body's angle: skills are directions in the world. The policy also reads the eight
-    numbers that `Swimmer-v5` shows by default.
+    Position and velocity turn with the body's angle: skills are directions in the world. The policy also reads the
+    eight numbers that `Swimmer-v5` shows by default.
     """
     choice = LayoutChoice(features=(0, 1), relative=(0, 1), heading_angle=(2,), heading_vectors=((0, 1), (5, 6)))
     layout = choice.complete(ObservationSource(10, tuple(range(10))))
