@@ -1,6 +1,6 @@
 r"""Do the default settings serve data that they were not developed on?
 
-    python experiments/heldout.py push swimmer lander --seeds 0 1 2
+    python experiments/heldout.py push swimmer lander lander-behaviours --seeds 0 1 2
 
 Each domain's data set is made here where it is not on this disk (`heldout/NAME-v0`), trained on with default settings,
 and measured on rollouts of skills that are held from resets:
@@ -12,6 +12,7 @@ and measured on rollouts of skills that are held from resets:
   spread of the skills over the planned one. `swimmer-heading` is the same with a heading by the body's angle.
 - `lander`: five controllers on LunarLander (needs box2d); continuous skills. `falls`: share of held skills that end
   their episode within 200 steps without standing on both legs, beside that of the data's first 200 steps.
+  `lander-behaviours` is the same with discrete skills, 8 clusters.
 
 A row is written when it is measured, and a row that is there is not measured again. A run that was stopped continues.
 `--share .5` halves all gradient steps; it is recorded in the row.
@@ -33,7 +34,7 @@ import torch
 from domains.held import octants, rollouts, unit
 from rows import RESULTS, read
 
-from didi_gym import SkillPolicy, TrainConfig, TrajectoryDataset, evaluate_skills, train
+from didi_gym import SkillConfig, SkillPolicy, SkillSpace, TrainConfig, TrajectoryDataset, evaluate_skills, train
 from didi_gym.core.layout import Layout, LayoutChoice
 from didi_gym.data import DatasetError, Episode, write_dataset
 from didi_gym.data.generators.agents import agents_layout
@@ -166,7 +167,8 @@ def make(name: str, dataset_id: str) -> None:
 
 def load(name: str) -> TrajectoryDataset:
     """The data set of a domain, with what a user has to say of its columns."""
-    dataset_id = f"heldout/{name.removesuffix('-heading')}-v0"
+    made = name.partition("-")[0]
+    dataset_id = f"heldout/{made}-v0"
     layout = {
         "push": LayoutChoice(features=(3, 4)),  # where the block is
         "swimmer-heading": LayoutChoice(heading_angle=(2,), heading_vectors=((0, 1), (5, 6))),
@@ -174,13 +176,15 @@ def load(name: str) -> TrajectoryDataset:
     try:
         return TrajectoryDataset.from_minari(dataset_id, layout=layout)
     except DatasetError:
-        make(name.removesuffix("-heading"), dataset_id)
+        make(made, dataset_id)
     return TrajectoryDataset.from_minari(dataset_id, layout=layout)
 
 
-def settings(seed: int, share: float) -> TrainConfig:
+def settings(name: str, seed: int, share: float) -> TrainConfig:
     """Default settings, with `share` of the gradient steps."""
     config = TrainConfig(seed=seed)
+    if name == "lander-behaviours":
+        config = replace(config, skills=SkillConfig(skill_space=SkillSpace("discrete", 8)))
 
     def fewer(part: Any) -> Any:
         names = ("steps", "scout_steps")
@@ -215,7 +219,8 @@ def measure_swimmer(policy: SkillPolicy, dataset: TrajectoryDataset) -> dict[str
 
 
 def measure_lander(policy: SkillPolicy, dataset: TrajectoryDataset) -> dict[str, Any]:
-    held = [r for one in rollouts(policy, 8, LAND) for r in one]
+    skills = policy.skill_space.size if policy.skill_space.is_discrete else 8
+    held = [r for one in rollouts(policy, skills, LAND) for r in one]
     ends = zip(dataset.lengths, dataset.starts + dataset.lengths - 1, strict=True)
 
     def fell(state: np.ndarray) -> bool:  # one step before the end
@@ -234,6 +239,7 @@ MEASURES = {
     "swimmer": measure_swimmer,
     "swimmer-heading": measure_swimmer,
     "lander": measure_lander,
+    "lander-behaviours": measure_lander,
 }
 
 
@@ -246,7 +252,7 @@ def main() -> None:
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     for name in arguments.names:
-        if name == "lander" and not _has_box2d():
+        if name.startswith("lander") and not _has_box2d():
             print("lander is left out: it needs box2d (pip install box2d)", file=sys.stderr)
             continue
         for seed in arguments.seeds:
@@ -255,7 +261,7 @@ def main() -> None:
                 print(*key, "is there already")
                 continue
             dataset = load(name)
-            config = hold_out(dataset, settings(seed, arguments.share))[2]
+            config = hold_out(dataset, settings(name, seed, arguments.share))[2]
             print(*key, f"horizon {config.horizon}", flush=True)
             folder = arguments.runs / "-".join(key)
             train(dataset, config, folder)

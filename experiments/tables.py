@@ -112,6 +112,7 @@ HELD_OUT = {  # what is measured of each data set, and in which words
     "push": "block moved in {moved} of rollouts, in {directions} of 8 directions",
     "swimmer": "real spread over planned spread {spread_ratio}",
     "lander": "falls {falls}, in the data {falls_of_data}",
+    "lander-behaviours": "falls {falls}, in the data {falls_of_data}",
 }
 
 
