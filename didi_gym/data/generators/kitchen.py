@@ -14,6 +14,7 @@ from didi_gym.core.progress import progress as progress_of
 from didi_gym.data.generators.kitchen_experts import CLOSED, EXPERTS, FINGERS, HOME, SUBTASKS, Arm, Follower, go_home
 from didi_gym.data.generators.parallel import OrderedMap, ordered_map
 from didi_gym.data.generators.parts import resumable
+from didi_gym.data.generators.recording import robotics_env
 from didi_gym.data.labels import LABEL, Measured, to_metadata
 from didi_gym.data.writing import Episode, require_writable, write_dataset
 
@@ -231,13 +232,4 @@ def _stacked(observations: Sequence[Any]) -> Any:
 
 @functools.cache
 def _env() -> Any:
-    import gymnasium as gym
-
-    try:
-        import gymnasium_robotics
-    except ImportError as error:
-        raise ImportError(
-            f"{ENV_ID} needs gymnasium-robotics, which is missing; install it with: pip install 'didi-gym[envs]'"
-        ) from error
-    gym.register_envs(gymnasium_robotics)
-    return gym.make(ENV_ID, max_episode_steps=EPISODE_STEPS, disable_env_checker=True, **ENV_KWARGS)
+    return robotics_env(ENV_ID, max_episode_steps=EPISODE_STEPS, disable_env_checker=True, **ENV_KWARGS)

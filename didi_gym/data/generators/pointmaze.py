@@ -13,6 +13,7 @@ from didi_gym.core.progress import Report
 from didi_gym.core.progress import progress as progress_of
 from didi_gym.data.generators.parallel import OrderedMap, ordered_map
 from didi_gym.data.generators.parts import resumable
+from didi_gym.data.generators.recording import robotics_env
 from didi_gym.data.writing import Episode, require_writable, write_dataset
 
 NOISE = 0.3
@@ -189,13 +190,4 @@ def wander_episode(env_id: str, seed: int, detours: float = 0.0) -> Episode:
 
 @functools.cache
 def _env(env_id: str) -> Any:
-    import gymnasium as gym
-
-    try:
-        import gymnasium_robotics
-    except ImportError as error:
-        raise ImportError(
-            f"{env_id} needs gymnasium-robotics, which is missing; install it with: pip install 'didi-gym[envs]'"
-        ) from error
-    gym.register_envs(gymnasium_robotics)
-    return gym.make(env_id, continuing_task=True, reset_target=False)
+    return robotics_env(env_id, continuing_task=True, reset_target=False)

@@ -13,6 +13,7 @@ from didi_gym.core.progress import Report
 from didi_gym.core.progress import progress as progress_of
 from didi_gym.data.generators.parallel import OrderedMap, ordered_map
 from didi_gym.data.generators.parts import resumable
+from didi_gym.data.generators.recording import robotics_env
 from didi_gym.data.writing import Episode, require_writable, write_dataset
 
 ENV_ID = "FetchPush-v4"
@@ -239,13 +240,4 @@ def push_episode(seed: int) -> Episode:
 
 @functools.cache
 def _env() -> Any:
-    import gymnasium as gym
-
-    try:
-        import gymnasium_robotics
-    except ImportError as error:
-        raise ImportError(
-            f"{ENV_ID} needs gymnasium-robotics, which is missing; install it with: pip install 'didi-gym[envs]'"
-        ) from error
-    gym.register_envs(gymnasium_robotics)
-    return gym.make(ENV_ID, max_episode_steps=EPISODE_STEPS)
+    return robotics_env(ENV_ID, max_episode_steps=EPISODE_STEPS)

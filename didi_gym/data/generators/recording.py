@@ -157,3 +157,21 @@ def shared_env(env_id: str, env_kwargs: str) -> Any:
         return gym.make(env_id, **json.loads(env_kwargs))
     except TypeError as error:
         raise ValueError(f"{env_id} does not take the settings --env-kwargs {env_kwargs}: {error}") from error
+
+
+def robotics_env(env_id: str, **settings: Any) -> Any:
+    """An environment of gymnasium-robotics.
+
+    Raises:
+        ImportError: that package is missing; the message says how to install it.
+    """
+    import gymnasium as gym
+
+    try:
+        import gymnasium_robotics
+    except ImportError as error:
+        raise ImportError(
+            f"{env_id} needs gymnasium-robotics, which is missing; install it with: pip install 'didi-gym[envs]'"
+        ) from error
+    gym.register_envs(gymnasium_robotics)
+    return gym.make(env_id, **settings)
