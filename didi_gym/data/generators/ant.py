@@ -29,6 +29,7 @@ from didi_gym.data.generators.gaits import (
 )
 from didi_gym.data.generators.parallel import OrderedMap, ordered_map
 from didi_gym.data.generators.parts import resumable
+from didi_gym.data.generators.recording import record_until
 from didi_gym.data.writing import Episode, require_writable, write_dataset
 
 EPISODE_STEPS = 200
@@ -236,17 +237,9 @@ def walk(
     repertoire: Repertoire, seed: int, *, steps: int, run: OrderedMap = map, report: Report = lambda done, metrics: None
 ) -> list[Episode]:
     """Episodes of up to `EPISODE_STEPS` steps, `steps` in all, each from its own seed."""
-    episodes: list[Episode] = []
-    root, total = np.random.SeedSequence(seed), 0
-    while total < steps:
-        missing = -(-(steps - total) // EPISODE_STEPS)
-        seeds = [int(child.generate_state(1)[0]) for child in root.spawn(missing)]
-        for episode in run(functools.partial(walk_episode, repertoire), seeds):
-            if total < steps:
-                episodes.append(episode.head(steps - total))
-                total += len(episodes[-1])
-                report(total, {})
-    return episodes
+    return record_until(
+        functools.partial(walk_episode, repertoire), seed, steps=steps, longest=EPISODE_STEPS, run=run, report=report
+    )
 
 
 def walk_episode(repertoire: Repertoire, seed: int) -> Episode:

@@ -13,7 +13,7 @@ from didi_gym.core.progress import Report
 from didi_gym.core.progress import progress as progress_of
 from didi_gym.data.generators.parallel import OrderedMap, ordered_map
 from didi_gym.data.generators.parts import resumable
-from didi_gym.data.generators.recording import robotics_env
+from didi_gym.data.generators.recording import record_until, robotics_env
 from didi_gym.data.writing import Episode, require_writable, write_dataset
 
 ENV_ID = "FetchPush-v4"
@@ -193,17 +193,7 @@ def push_about(
     seed: int, *, steps: int, run: OrderedMap = map, report: Report = lambda done, metrics: None
 ) -> list[Episode]:
     """Episodes of up to `EPISODE_STEPS` steps, `steps` in all, each from its own seed."""
-    episodes: list[Episode] = []
-    root, total = np.random.SeedSequence(seed), 0
-    while total < steps:
-        missing = -(-(steps - total) // EPISODE_STEPS)
-        seeds = [int(child.generate_state(1)[0]) for child in root.spawn(missing)]
-        for episode in run(push_episode, seeds):
-            if total < steps:
-                episodes.append(episode.head(steps - total))
-                total += len(episodes[-1])
-                report(total, {})
-    return episodes
+    return record_until(push_episode, seed, steps=steps, longest=EPISODE_STEPS, run=run, report=report)
 
 
 def push_episode(seed: int) -> Episode:

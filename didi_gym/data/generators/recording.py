@@ -159,6 +159,34 @@ def shared_env(env_id: str, env_kwargs: str) -> Any:
         raise ValueError(f"{env_id} does not take the settings --env-kwargs {env_kwargs}: {error}") from error
 
 
+def record_until(
+    record_one: Callable[[int], Episode],
+    seed: int,
+    *,
+    steps: int,
+    longest: int,
+    run: OrderedMap = map,
+    report: Report = lambda done, metrics: None,
+) -> list[Episode]:
+    """Episodes of `steps` steps in all, which may end early, each from its own seed.
+
+    Args:
+        record_one: makes the episode of a seed.
+        longest: steps of an episode at most.
+    """
+    episodes: list[Episode] = []
+    root, total = np.random.SeedSequence(seed), 0
+    while total < steps:
+        missing = -(-(steps - total) // longest)
+        seeds = [int(child.generate_state(1)[0]) for child in root.spawn(missing)]
+        for episode in run(record_one, seeds):
+            if total < steps:
+                episodes.append(episode.head(steps - total))
+                total += len(episodes[-1])
+                report(total, {})
+    return episodes
+
+
 def robotics_env(env_id: str, **settings: Any) -> Any:
     """An environment of gymnasium-robotics.
 
